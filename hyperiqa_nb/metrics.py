@@ -18,22 +18,25 @@ from scipy.special import expit
 
 from .core import InputError
 
-# %% ../nbs/09_metrics.ipynb #acbe85db
+# %% ../nbs/09_metrics.ipynb #7c9afd43
 def as_scores(scores, # (N,) numbers: list, array, column or tensor
               what, # For the message: 'predictions', 'MOS'
     ): # (N,) float64
     "`scores` as an array without NaN or infinity."
     if hasattr(scores, 'detach'): scores = scores.detach().double().cpu()
     scores = np.asarray(scores, dtype=float)
-    if scores.ndim != 1: raise InputError(f"The {what} must be one number per image, not an array of shape {scores.shape}.")
+    if scores.ndim != 1:
+        raise InputError(f"The {what} must be one number per image, not an array of shape {scores.shape}.")
     bad = np.flatnonzero(~np.isfinite(scores))
-    if len(bad): raise InputError(f"{len(bad)} of {len(scores)} {what} are not finite, the first at position {bad[0]} ({scores[bad[0]]}).")
+    if len(bad):
+        raise InputError(f"{len(bad)} of {len(scores)} {what} are not finite, the first at position {bad[0]} ({scores[bad[0]]}).")
     return scores
 
 def as_pair(pred, mos):
     "Both as float64 arrays (N,) of the same length, N at least 3."
     pred, mos = as_scores(pred, 'predictions'), as_scores(mos, 'MOS')
-    if len(pred) != len(mos): raise InputError(f"{len(pred)} predictions for {len(mos)} MOS: a metric needs one of each per image.")
+    if len(pred) != len(mos):
+        raise InputError(f"{len(pred)} predictions for {len(mos)} MOS: a metric needs one of each per image.")
     if len(mos) < 3: raise InputError(f"A metric needs at least 3 images, not {len(mos)}.")
     return pred, mos
 
@@ -81,10 +84,10 @@ def logistic4(x, # Predictions, any shape
     "(b1 - b2) / (1 + exp(-(x - b3) / |b4|)) + b2, the VQEG's logistic with four parameters."
     return (b1 - b2) * expit((x - b3) / abs(b4)) + b2
 
-# %% ../nbs/09_metrics.ipynb #8787857e
+# %% ../nbs/09_metrics.ipynb #a9975839
 @dataclass(frozen=True)
 class LogisticFit:
-    "A monotone map from predictions to MOS: `logistic4`, or the least-squares line where its fit did not converge."
+    "A monotone map from predictions to MOS: `logistic4`, or the best line where that did not converge."
     beta: tuple # b1, b2, b3, b4 of `logistic4`; slope and intercept of the line
     converged: bool
 
@@ -98,7 +101,8 @@ def fit_logistic(pred, # (N,) float, any scale
     pred, mos = as_pair(pred, mos)
     if len(mos) < 5: raise InputError(f"A logistic with 4 parameters needs at least 5 images, not {len(mos)}.")
     if is_constant(pred) or is_constant(mos):
-        raise InputError(f"No curve can be fitted: all {len(pred)} {'predictions' if is_constant(pred) else 'MOS'} are the same.")
+        constant = 'predictions' if is_constant(pred) else 'MOS'
+        raise InputError(f"No curve can be fitted: all {len(pred)} {constant} are the same.")
     x, y = stats.zscore(pred), stats.zscore(mos)
     slope = np.mean(x * y)
     try:
@@ -112,12 +116,12 @@ def fit_logistic(pred, # (N,) float, any scale
     else: beta = spread * slope / width, mean - spread * slope * centre / width
     return LogisticFit(tuple(map(float, beta)), converged)
 
-# %% ../nbs/09_metrics.ipynb #bbc1329b
+# %% ../nbs/09_metrics.ipynb #606dd851
 def evaluate(pred, # (N,) float, MOS units
              mos, # (N,) float, MOS units, N at least 3
     ) -> dict: # srcc, plcc, plcc_logistic, krcc, rmse, rmse_logistic
-    """All metrics. What is undefined is NaN: correlations of constants, and the logistic figures there and below 5 images.
-    Where the logistic does not converge, its figures are those of the straight line, and the log has a warning."""
+    """All metrics. Correlations of constants are NaN; so are the logistic figures there and below 5 images.
+    Where the logistic does not converge, they are those of the straight line, and the log has a warning."""
     pred, mos = as_pair(pred, mos)
     figures = dict(srcc=srcc(pred, mos), plcc=plcc(pred, mos), plcc_logistic=float('nan'),
                    krcc=krcc(pred, mos), rmse=rmse(pred, mos), rmse_logistic=float('nan'))
@@ -125,5 +129,5 @@ def evaluate(pred, # (N,) float, MOS units
         fit = fit_logistic(pred, mos)
         figures |= dict(plcc_logistic=plcc(fit(pred), mos), rmse_logistic=rmse(fit(pred), mos))
         if not fit.converged:
-            logging.getLogger(__name__).warning("The logistic did not converge on %d images: its figures are those of the straight line.", len(mos))
+            logging.getLogger(__name__).warning("The logistic did not converge: its figures are those of the straight line.")
     return figures
