@@ -94,7 +94,7 @@ def summary_table(results, metric='srcc', # Also shown beside it: PLCC
                      'PLCC, mean': round(np.mean(g.plcc.to_numpy()), 4)})
     return pd.DataFrame(rows).set_index('arm')
 
-# %% ../nbs/12_compare.ipynb #0fe59932
+# %% ../nbs/12_compare.ipynb #009354da
 def metric_points(results, metric='srcc'):
     "Every run's final test figure as a point, with the mean of each arm."
     import seaborn as sns
@@ -104,7 +104,7 @@ def metric_points(results, metric='srcc'):
     means = runs.groupby(arms, sort=False)[metric].mean()
     ax.plot(means, range(len(means)), 'D', color='C1', ms=8, mec='white', label='mean')
     ax.figure.set_size_inches(8, .8 + .45 * len(means))
-    ax.set(xlabel=f'test {NAMES[metric]}, one point a run', ylabel='')
+    ax.set(xlabel=f'test {NAMES[metric]}, one point a run', ylabel='', ylim=(len(means) - .5, -.5))
     ax.legend()
     return ax
 
@@ -136,13 +136,13 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
             rows.append(about | dict(setting=setting, points=g.difference.tolist()) | estimate(g.difference, g.data, g.overlap.mean()))
     return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'points'])
 
-# %% ../nbs/12_compare.ipynb #81514836
+# %% ../nbs/12_compare.ipynb #824d0878
 def contrast_lines(table) -> list: # Of str
     "What each row of `contrasts` allows one to say."
     lines = []
     for row in table.itertuples():
         name = f"**{row.by} {row.other} against {row.baseline}{f' ({row.setting})' if row.setting else ''}**"
-        figure = f"{signed(row.mean)} test {row.metric} over {counted(row.n, row.unit)}"
+        figure = f"{signed(row.mean)} test {row.metric} over {counted(row.n, row.unit)}{' of one split' if row.unit == 'seed' else ''}"
         if row.n == 0: lines.append(f"{name}: absent, the results hold no two runs that differ in this alone.")
         elif np.isnan(row.mean): lines.append(f"{name}: no figure, as a run gave all photographs the same score.")
         elif np.isnan(row.low):

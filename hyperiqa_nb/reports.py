@@ -58,7 +58,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
             lines += contrast_lines(contrasts(results[results.dataset == dataset], 'arm', baseline, [best], metric))
     return lines
 
-# %% ../nbs/13_reports.ipynb #14bdc419
+# %% ../nbs/13_reports.ipynb #f24856e5
 PUBLISHED = ['model', 'backbone', 'parameters_m', 'dataset', 'train_dataset', 'srcc', 'plcc', 'protocol', 'source', 'note']
 
 def load_published(path) -> pd.DataFrame:
@@ -85,10 +85,10 @@ def sota_table(results, published: pd.DataFrame, # From `load_published`
                dataset, # Tested on, e.g. 'koniq10k'
     ) -> pd.DataFrame: # Measured rows first
     "All measured rows beside the reported ones of a dataset; one measured on other data is marked as not comparable."
-    measured = measured_rows(results).sort_values('srcc', ascending=False)
+    measured = measured_rows(results).assign(other=lambda t: t.dataset != dataset)
     status = measured.dataset.map(lambda d: 'measured' if d == dataset else f'measured on {d}, NOT COMPARABLE with {dataset}')
     reported = published[published.dataset == dataset].assign(status='reported', other=lambda t: t.train_dataset != dataset)
-    table = pd.concat([measured.assign(status=status), reported.sort_values(['other', 'srcc'], ascending=[True, False])])
+    table = pd.concat([rows.sort_values(['other', 'srcc'], ascending=[True, False]) for rows in (measured.assign(status=status), reported)])
     digits = lambda column, n: table[column].map(lambda v: '' if np.isnan(v) else f'{v:.{n}f}')
     elsewhere = table.train_dataset.map(lambda d: f', trained on {d}').where((table.status == 'reported') & (table.train_dataset != dataset), '')
     about = table[['protocol', 'source', 'note']].agg(lambda row: '; '.join(filter(None, row)), axis=1)
