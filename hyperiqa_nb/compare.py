@@ -172,7 +172,7 @@ def forest_plot(table):
     ax.legend(legend.values(), legend, loc='lower center', bbox_to_anchor=(.5, 1), ncols=3, frameon=False)
     return ax
 
-# %% ../nbs/12_compare.ipynb #2533165c
+# %% ../nbs/12_compare.ipynb #2aaaae81
 def learning_curves(results, metric='srcc', # 'loss' for the training loss
     ):
     "A metric over the epochs, a panel for each arm: the validation split's, or the loss in training."
@@ -185,5 +185,6 @@ def learning_curves(results, metric='srcc', # 'loss' for the training loss
                        col_wrap=columns, height=2.6, aspect=9 / columns / 2.6)
     for arm, ax in grid.axes_dict.items():
         ax.plot('epoch', 'value', 'o', data=kept[kept.arm == arm], color='C1', ms=5, mec='white')
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlim(.7, curves.epoch.max() + .3)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return grid.set_titles('{col_name}').set_axis_labels('epoch', axis)

@@ -33,7 +33,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/13_reports.ipynb #db434f3a
+# %% ../nbs/13_reports.ipynb #3d820a91
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -52,7 +52,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
         means = g.groupby('arm', sort=False)[metric].agg(lambda values: values.mean(skipna=False))
         best, baseline = means.fillna(-1).idxmax(), g.arm.iloc[0]
         start = f"**Result** on {dataset}: the baseline {baseline} has a mean test {name} of {means[baseline]:.4f}"
-        if best == baseline: lines.append(f"{start}; no arm has a higher one.")
+        if best == baseline: lines.append(f"{start}; {'it is the only arm' if len(means) == 1 else 'no arm has a higher one'}.")
         else:
             lines.append(f"{start}; the highest is that of {best}, {means[best]:.4f}, picked with the test split and flattered by that.")
             lines += contrast_lines(contrasts(results[results.dataset == dataset], 'arm', baseline, [best], metric))
