@@ -33,7 +33,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/13_reports.ipynb #3d820a91
+# %% ../nbs/13_reports.ipynb #a86f782a
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -44,7 +44,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
                      f"{images['test']:.0f} for the test (split {g.split_id.iloc[0]}).{notes}")
     made = (runs.code == code_fingerprint()).sum()
     lines.append(f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} ({', '.join(runs.arm.unique())}) "
-                 f"on {counted(runs.data.nunique(), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {runs.seconds.sum() / 60:.0f} minutes; "
+                 f"on {counted(runs.data.nunique(), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
                  f"{made} of {len(runs)} records were made by the code as it is now.")
     lines.append("**Protocol**: the kept epoch is the one with the highest SRCC on the validation split. The test split was scored once, "
                  f"at the end of each run, with the crops {', '.join(runs.test_crops.unique())}; it chose nothing.")
