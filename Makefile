@@ -1,0 +1,36 @@
+# `make` lists the targets. The first one that needs the environment builds it: .venv, about 6 GB with torch.
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+SHELL = /bin/bash
+
+.PHONY: help install report test lab export readme
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## Build the environment in .venv
+$(VENV)/.installed: settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	set -o pipefail; $(BIN)/pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
+		| grep --line-buffered -oE '^ *(Downloading|Using cached|Building|Installing|Successfully) .{1,90}'
+	touch $@
+
+report: install  ## Train the demo's runs and write their report: reports/demo
+	$(BIN)/hyperiqa_run reports/plans/demo.csv
+	$(BIN)/hyperiqa_report reports/plans/demo.csv
+
+test: install  ## Run every page and check the generated files, in a copy of this folder
+	@$(BIN)/python .ci/test.py
+
+lab: install  ## Read and run the pages in JupyterLab
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+export: install  ## Write hyperiqa_nb/*.py from the pages, and clean the pages
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: install  ## Write README.md from nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
+		--NbConvertApp.output_files_dir=nbs/images --RegexRemovePreprocessor.patterns='^#\|\s*hide'
