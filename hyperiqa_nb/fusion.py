@@ -42,13 +42,14 @@ class ConcatFusion(nn.Module):
                ): # (B, out_channels, pool_size, pool_size)
         return self.reduce(torch.cat(self.pool(maps), 1))
 
-# %% ../nbs/05_fusion.ipynb #4679b49e
+# %% ../nbs/05_fusion.ipynb #20a730aa
 class GatedFusion(ConcatFusion):
     "All stages, each multiplied by a weight that the image's last stage decides. The weights sum to `scale`."
     def __init__(self, channels, out_channels=112, pool_size=7, widths=(512, 256), scale=1.):
         super().__init__(channels, out_channels, pool_size, widths)
         self.scale = scale
-        self.gate = nn.Sequential(nn.Linear(channels[-1], 256), nn.ReLU(), nn.Dropout(.1), nn.Linear(256, len(channels)))
+        self.gate = nn.Sequential(nn.Linear(channels[-1], 256), nn.ReLU(), nn.Dropout(.1),
+                                  nn.Linear(256, len(channels)))
         for layer in (self.gate[0], self.gate[3]):
             nn.init.normal_(layer.weight, std=.01)
             nn.init.zeros_(layer.bias)

@@ -14,9 +14,9 @@ from .core import InputError
 from .backbones import create_backbone
 from .fusion import create_fusion
 
-# %% ../nbs/06_hypernet.ipynb #05cd598d
+# %% ../nbs/06_hypernet.ipynb #0b4d4173
 class LocalDistortionAware(nn.Module):
-    "Local statistics of every stage: the target network's input (HyperIQA, section 3.2)."
+    "Local statistics of every stage: the target network's input (HyperIQA's local distortion aware modules)."
     cells, widths = (8, 4, 2), (16, 32, 64)
 
     def __init__(self, channels, stage_features=16, out_features=224):
@@ -32,9 +32,9 @@ class LocalDistortionAware(nn.Module):
                  for m, n, conv, linear in zip(maps, self.cells, self.convs, self.linears)]
         return torch.cat([*local, self.last(maps[-1].mean((2, 3)))], 1)
 
-# %% ../nbs/06_hypernet.ipynb #b1913254
+# %% ../nbs/06_hypernet.ipynb #f8d69a77
 class HyperHeads(nn.Module):
-    "Weights and biases of the target network's five layers, from the fused map (HyperIQA, section 3.3)."
+    "Weights and biases of the target network's five layers, from the fused map (HyperIQA's hyper network)."
     def __init__(self, in_channels=112, sizes=(224, 112, 56, 28, 14, 1), map_size=7):
         super().__init__()
         self.sizes = sizes
@@ -63,7 +63,7 @@ class TargetNet(nn.Module):
             x = torch.baddbmm(bias[:, :, None], weight, x.sigmoid() if n else x)
         return x.flatten()
 
-# %% ../nbs/06_hypernet.ipynb #bfdda8db
+# %% ../nbs/06_hypernet.ipynb #a277f6e0
 class HyperNet(nn.Module):
     "HyperIQA on any timm backbone."
     def __init__(self, backbone: str = 'swin_tiny_patch4_window7_224', # Any timm model
@@ -79,8 +79,10 @@ class HyperNet(nn.Module):
         fusion = fusion or ('concat' if use_multiscale else 'single')
         self.backbone = create_backbone(backbone, pretrained, backbone_weights, **timm_options)
         self.fusion = create_fusion(fusion, self.backbone.channels, hyper_in_channels, widths=tuple(fusion_widths))
-        self.lda, self.heads, self.target = LocalDistortionAware(self.backbone.channels), HyperHeads(hyper_in_channels), TargetNet()
-        self.config = dict(model='hyperiqa_swin_tiny', backbone=backbone, fusion=fusion, hyper_in_channels=hyper_in_channels, fusion_widths=list(fusion_widths), **timm_options)
+        self.lda = LocalDistortionAware(self.backbone.channels)
+        self.heads, self.target = HyperHeads(hyper_in_channels), TargetNet()
+        self.config = dict(backbone=backbone, fusion=fusion, hyper_in_channels=hyper_in_channels,
+                           fusion_widths=list(fusion_widths), **timm_options)
         self.mean, self.std = self.backbone.mean, self.backbone.std
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`

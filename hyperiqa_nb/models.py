@@ -59,7 +59,7 @@ def create_model(name: str, # One of `list_models()`
     model.config['model'] = name
     return model
 
-# %% ../nbs/07_models.ipynb #5d18536e
+# %% ../nbs/07_models.ipynb #cf7de2ea
 def save_checkpoint(model: nn.Module, # Made by `create_model`
                     path: str | Path, # Ends in .safetensors
                     **facts # Anything JSON can hold: score range, dataset, protocol, metrics
@@ -67,6 +67,8 @@ def save_checkpoint(model: nn.Module, # Made by `create_model`
     "Save the weights with the model's configuration, its input normalisation and `facts`. The file appears whole or not at all."
     path = Path(path)
     if path.suffix != '.safetensors': raise InputError(f"The checkpoint '{path}' must be named *.safetensors.")
+    if 'model' not in model.config:
+        raise InputError("Only a model made by create_model can be saved: its name is needed to build it again.")
     try: record = json.dumps(dict(config=model.config, mean=model.mean, std=model.std, facts=facts), allow_nan=False)
     except (TypeError, ValueError) as error: raise InputError(f"The facts of a checkpoint must be JSON values: {error}.") from None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +77,10 @@ def save_checkpoint(model: nn.Module, # Made by `create_model`
     os.replace(part, path)
     return path
 
-# %% ../nbs/07_models.ipynb #37633e33
+# %% ../nbs/07_models.ipynb #283e6755
 _RENAMES = [(r'res\.(?!lda)', 'backbone.features.'), (r'swin\.backbone\.', 'backbone.features.'),
-            (r'(?:res|swin)\.lda4_fc', 'lda.last'), (r'(?:res|swin)\.lda(\d)_pool\.0', 'lda.convs.{}'), (r'(?:res|swin)\.lda(\d)_fc', 'lda.linears.{}'),
+            (r'(?:res|swin)\.lda4_fc', 'lda.last'), (r'(?:res|swin)\.lda(\d)_pool\.0', 'lda.convs.{}'),
+            (r'(?:res|swin)\.lda(\d)_fc', 'lda.linears.{}'),
             (r'multiscale_attention\.attention_net', 'fusion.gate'), (r'conv1', 'fusion.reduce'),
             (r'fc5w_fc', 'heads.last_weight'), (r'fc(\d)w_conv', 'heads.weights.{}'), (r'fc(\d)b_fc', 'heads.biases.{}')]
 
@@ -99,7 +102,7 @@ def convert_original(tensors: dict # State dict of the original HyperIQA (ResNet
                       fusion='single' if single else 'attention' if attention else 'concat')
     return {_rename(k): v for k, v in tensors.items() if not k.endswith(('relative_position_index', 'attn_mask'))}, config
 
-# %% ../nbs/07_models.ipynb #5a44eea6
+# %% ../nbs/07_models.ipynb #b7fdfad9
 def _read(path):
     "(tensors, record) of a checkpoint, ours or the original programs'."
     tensors = read_tensors(path)
@@ -107,7 +110,8 @@ def _read(path):
         with safetensors.safe_open(path, 'pt') as file: metadata = file.metadata() or {}
         if 'hyperiqa_nb' in metadata: return tensors, json.loads(metadata['hyperiqa_nb'])
     if 'fc1w_conv.weight' not in tensors:
-        raise InputError(f"'{path}' is neither a checkpoint of this library nor one of HyperIQA. For a backbone's weights use backbone_weights.")
+        raise InputError(f"'{path}' is neither a checkpoint of this library nor one of HyperIQA. "
+                         "For a backbone's weights use backbone_weights.")
     tensors, config = convert_original(tensors)
     return tensors, dict(config=config, facts=dict(source='original HyperIQA', score_shift=0., score_scale=1.))
 
