@@ -112,12 +112,14 @@ def read_table(path, columns: dict, # Owner's column -> ours
     table['image'] = table.image.astype(str)
     return table
 
-# %% ../nbs/02_datasets.ipynb #9cd2e47f
+# %% ../nbs/02_datasets.ipynb #3126f826
 def read_demo(root, **options):
+    "The demo, built on first use."
     table = read_table(build_demo(root)/'scores.csv', {}, 'the demo')
     return make_manifest('demo', root, table, root/'scores.csv', note='demo: scores are SSIM, not people\'s; a ranking of models on it means nothing', **options)
 
 def read_livec(root, **options):
+    "LIVE In the Wild: MOS and their standard deviations, without the seven training images."
     from scipy.io import loadmat
     root = root/'ChallengeDB_release' if (root/'ChallengeDB_release').is_dir() else root
     arrays = {}
@@ -130,6 +132,7 @@ def read_livec(root, **options):
     return make_manifest('livec', root, table[7:], 'AllMOS_release.mat', **options)
 
 def read_koniq10k(root, size='512x384', **options):
+    "KonIQ-10k in either image size; official split, rating shares `c1` to `c5` and `sd` from the newer score file."
     new, old = root/'koniq10k_distributions_sets.csv', root/'koniq10k_scores.csv'
     if new.is_file() or not old.is_file():
         table = read_table(new, dict(image_name='image', MOS='mos', SD='sd', set='split'), 'KonIQ-10k')
@@ -140,20 +143,25 @@ def read_koniq10k(root, size='512x384', **options):
     return make_manifest('koniq10k', root, table, new.name if new.is_file() else old.name, **options)
 
 def read_spaq(root, **options):
+    "SPAQ: the owner's spreadsheet, with the attribute scores."
     table = read_table(root/'Annotations'/'MOS and Image attribute scores.xlsx', {'Image name': 'image', 'MOS': 'mos'}, 'SPAQ')
     table['image'] = 'TestImage/' + table.image
     return make_manifest('spaq', root, table, 'MOS and Image attribute scores.xlsx', **options)
 
 def read_biq2021(root, **options):
+    "BIQ2021: MOS 0-1, official training and test lists."
     files = dict(train='Train (Images and MOS).csv', test='Test (Images and MOS).csv')
     table = pd.concat([read_table(root/file, {'Image Name': 'image', 'MOS': 'mos'}, 'BIQ2021')[['image', 'mos']].assign(split=split) for split, file in files.items()])
     table['image'] = 'Images/' + table.image
     return make_manifest('biq2021', root, table, files['train'], 0, 1, **options)
 
+# %% ../nbs/02_datasets.ipynb #eb5fda33
 def read_csv(path, root, image_column='image', mos_column='mos', score_min=0., score_max=100., lower_better=False, **options):
+    "A CSV file whose paths start from `root`; columns, score range and direction as stated."
     table = read_table(path, {image_column: 'image', mos_column: 'mos'}, 'your dataset')
     return make_manifest(path.stem, root, table, path.name, score_min, score_max, lower_better, **options)
 
+# %% ../nbs/02_datasets.ipynb #a7cde9c9
 READERS = dict(demo=read_demo, livec=read_livec, koniq10k=read_koniq10k, spaq=read_spaq, biq2021=read_biq2021)
 
 def load_dataset(name, # A name in `READERS`, or the path of a CSV file

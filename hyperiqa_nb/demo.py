@@ -37,23 +37,29 @@ def photographs() -> dict: # Name -> PIL image, RGB, shorter side 288 pixels
         photos[name.split('_')[0]] = photo.resize([max(SHORT_SIDE, round(side * scale)) for side in photo.size], Image.Resampling.LANCZOS)
     return photos
 
-# %% ../nbs/01_demo.ipynb #3ea2786b
-def blur(photo, radius, rng): return photo.filter(ImageFilter.GaussianBlur(radius))
+# %% ../nbs/01_demo.ipynb #3c3d91c3
+def blur(photo, radius, rng):
+    "A Gaussian blur; `radius` is its standard deviation in pixels."
+    return photo.filter(ImageFilter.GaussianBlur(radius))
 
 def noise(photo, sigma, rng):
+    "White Gaussian noise; `sigma` is its standard deviation in grey levels."
     pixels = np.asarray(photo, float)
     return Image.fromarray(np.clip(pixels + rng.normal(0, sigma, pixels.shape), 0, 255).astype(np.uint8))
 
 def jpeg(photo, quality, rng):
+    "JPEG at a quality setting of 1 to 95."
     file = io.BytesIO()
     photo.save(file, 'JPEG', quality=quality)
     return Image.open(file).convert('RGB')
 
 def pixelate(photo, factor, rng):
+    "Shrunk `factor` times a side, and enlarged again."
     small = photo.resize([max(1, round(side / factor)) for side in photo.size], Image.Resampling.BOX)
     return small.resize(photo.size, Image.Resampling.BICUBIC)
 
 def haze(photo, amount, rng):
+    "Mixed with light grey; `amount` is its share."
     pixels = np.asarray(photo, float)
     return Image.fromarray((pixels * (1 - amount) + 200 * amount).astype(np.uint8))
 

@@ -25,16 +25,23 @@ from .crops import ImageSet, TrainCrops, normalize, parse_crops, crop_boxes
 from .losses import IQALoss
 from .metrics import evaluate
 
-# %% ../nbs/10_solver.ipynb #947ee87e
+# %% ../nbs/10_solver.ipynb #69e6d155
 WARM_UP = .2
 
-def step_factor(epoch, epochs, period): return .1 ** (int(epoch) // period)
+def step_factor(epoch, epochs, period):
+    "A tenth after every period."
+    return .1 ** (int(epoch) // period)
 
-def cosine_factor(epoch, epochs, period): return (1 + cos(pi * (epoch % period) / period)) / 2
+def cosine_factor(epoch, epochs, period):
+    "From 1 to 0 along a cosine, and again in every period."
+    return (1 + cos(pi * (epoch % period) / period)) / 2
 
-def constant_factor(epoch, epochs, period): return 1.
+def constant_factor(epoch, epochs, period):
+    "Always 1."
+    return 1.
 
 def onecycle_factor(epoch, epochs, period):
+    "A linear warm-up over the first fifth, then one cosine to 0."
     done = epoch / epochs
     return max(done / WARM_UP, .01) if done < WARM_UP else (1 + cos(pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
@@ -74,13 +81,13 @@ def predict(model, # Gives (B,) raw scores; has `mean` and `std` of its input
     model.train(training)
     return np.array(scores) * scale + shift
 
-# %% ../nbs/10_solver.ipynb #8a576e63
+# %% ../nbs/10_solver.ipynb #33fb81e6
 def keep_memory() -> bool:
     "Let glibc keep freed blocks for the next step; False where the C library is another."
-    M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+    M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
     try: mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return all([mallopt(M_ARENA_MAX, 1), mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
 
 # %% ../nbs/10_solver.ipynb #ab0acc06
 OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW)
