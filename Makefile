@@ -33,4 +33,5 @@ export: install  ## Write hyperiqa_nb/*.py from the pages, and clean the pages
 
 readme: install  ## Write README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
-		--NbConvertApp.output_files_dir=nbs/images --RegexRemovePreprocessor.patterns='^#\|\s*hide'
+		--NbConvertApp.output_files_dir=nbs/images --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=hide_input

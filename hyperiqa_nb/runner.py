@@ -6,12 +6,14 @@
 __all__ = ['SOLVER_OPTIONS', 'execute', 'run_images', 'run_model', 'run_solver', 'run_scores', 'EpochBar', 'run_plan',
            'run_command']
 
-# %% ../nbs/12_runner.ipynb #5ea229ea
+# %% ../nbs/12_runner.ipynb #9c8caa6b
 import argparse
 import json
 import os
 import sys
 from pathlib import Path
+
+import pandas as pd
 
 from .core import InputError, pick
 from .runs import PlannedRun, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan
