@@ -18,7 +18,7 @@ import pandas as pd
 from .core import InputError, pick
 from .runs import PlannedRun, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan
 
-# %% ../nbs/12_runner.ipynb #edfea857
+# %% ../nbs/12_runner.ipynb #74ee327c
 def execute(notebook, output, # Paths: what to run, and where the executed copy goes
             parameters: dict, # Names must be in the notebook's parameters cell
             timeout=24 * 3600, # Seconds for one cell
@@ -36,7 +36,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(str(notebook), str(output), parameters, cwd=str(project_root()), progress_bar=False,
-                                   kernel_name='python3', execution_timeout=timeout, extra_arguments=['--log-level=ERROR'])
+                                   kernel_name='python3', execution_timeout=timeout, extra_arguments=['--log-level=CRITICAL'])
     except PapermillExecutionError as error:
         if error.ename == 'InputError': raise InputError(error.evalue) from None
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
