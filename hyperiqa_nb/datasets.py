@@ -45,7 +45,7 @@ class Manifest:
             digest.update(f'{row.image} {row.mos:.9g} {row.split} {row.content} {os.path.getsize(self.path(row.image))}\n'.encode())
         return digest.hexdigest()[:12]
 
-# %% ../nbs/02_datasets.ipynb #9b69384c
+# %% ../nbs/02_datasets.ipynb #e4843e7f
 def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`, and `split` and `content` where they are known
                   source, # The score file, for messages
                   low=0., high=100., lower_better=False, # Of the owner's scores
@@ -82,6 +82,7 @@ def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`, and
     order = ['image', 'mos', 'split', 'content']
     return Manifest(name, root, table[order + [c for c in table if c not in order]], conversion, note)
 
+# %% ../nbs/02_datasets.ipynb #aa135115
 def resolve(root, images):
     "(relative paths as they are on disk, whether each is there); an extension may differ in case, as it does in two of the published datasets."
     listings = {}
@@ -112,12 +113,13 @@ def read_table(path, columns: dict, # Owner's column -> ours
     table['image'] = table.image.astype(str)
     return table
 
-# %% ../nbs/02_datasets.ipynb #3126f826
+# %% ../nbs/02_datasets.ipynb #7d8e38da
 def read_demo(root, **options):
     "The demo, built on first use."
     table = read_table(build_demo(root)/'scores.csv', {}, 'the demo')
     return make_manifest('demo', root, table, root/'scores.csv', note='demo: scores are SSIM, not people\'s; a ranking of models on it means nothing', **options)
 
+# %% ../nbs/02_datasets.ipynb #a149eb53
 def read_livec(root, **options):
     "LIVE In the Wild: MOS and their standard deviations, without the seven training images."
     from scipy.io import loadmat
@@ -131,6 +133,7 @@ def read_livec(root, **options):
     table = pd.DataFrame(dict(image=[f'Images/{name[0]}' for name in arrays['AllImages_release']], mos=arrays['AllMOS_release'], sd=arrays['AllStdDev_release']))
     return make_manifest('livec', root, table[7:], 'AllMOS_release.mat', **options)
 
+# %% ../nbs/02_datasets.ipynb #0cbe05e8
 def read_koniq10k(root, size='512x384', **options):
     "KonIQ-10k in either image size; official split, rating shares `c1` to `c5` and `sd` from the newer score file."
     new, old = root/'koniq10k_distributions_sets.csv', root/'koniq10k_scores.csv'
@@ -142,6 +145,7 @@ def read_koniq10k(root, size='512x384', **options):
     table['image'] = f'{size}/' + table.image
     return make_manifest('koniq10k', root, table, new.name if new.is_file() else old.name, **options)
 
+# %% ../nbs/02_datasets.ipynb #bfaf878d
 def read_spaq(root, **options):
     "SPAQ: the owner's spreadsheet, with the attribute scores."
     table = read_table(root/'Annotations'/'MOS and Image attribute scores.xlsx', {'Image name': 'image', 'MOS': 'mos'}, 'SPAQ')
