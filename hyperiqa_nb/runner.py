@@ -6,10 +6,9 @@
 __all__ = ['SOLVER_OPTIONS', 'execute', 'run_images', 'run_model', 'run_solver', 'run_scores', 'EpochBar', 'run_plan',
            'run_command']
 
-# %% ../nbs/12_runner.ipynb #9c8caa6b
+# %% ../nbs/12_runner.ipynb #a8331220
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -77,11 +76,11 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=images[split].names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #ed9c5335
+# %% ../nbs/12_runner.ipynb #ea14b0d5
 class EpochBar:
     "A progress bar over the epochs of a plan, which reads the histories that the runs write."
     def __init__(self, missing: list, results):
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
         self.results, self.total, self.before = results, sum(p.run.epochs for p in missing), 0
         self.bar = tqdm(total=self.total, unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
 
@@ -95,6 +94,7 @@ class EpochBar:
         self.before += planned.run.epochs
         self.bar.update(self.before - self.bar.n)
 
+# %% ../nbs/12_runner.ipynb #12fa4eab
 def run_plan(plan, results, # The plan's file; the folder of its records
              data_dir='', # Where the dataset lies; '' for data/NAME
              rerun=False, # Also execute runs whose record was made by other code
@@ -104,7 +104,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     results = Path(results)
     planned, notebook, failed = read_plan(plan), experiment('train'), {}
     missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != code_fingerprint()]
-    print(f"{len(planned)} runs in {plan}, {len(planned) - len(missing)} done, {len(missing)} to do.")
+    print(f"{len(planned)} runs in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
     bar = EpochBar(missing, results) if missing else None
     for number, p in enumerate(missing, 1):
         finished = Event()
@@ -121,6 +121,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     collect(plan, results)
     return failed
 
+# %% ../nbs/12_runner.ipynb #0ad605cb
 def run_command(argv=None):
     "`hyperiqa_run`: the command line of `run_plan`."
     parser = argparse.ArgumentParser(prog='hyperiqa_run', description="Execute the runs of a plan that have no record yet, through papermill, "
@@ -137,5 +138,6 @@ def run_command(argv=None):
         print(f"hyperiqa_run: {error}", file=sys.stderr)
         sys.exit(2)
     for planned, message in failed.items(): print(f"failed: {planned}\n  {message}", file=sys.stderr)
-    print(f"Results: {os.path.relpath(results)}/results.csv")
+    results = results.resolve()
+    print(f"Results: {(results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results)/'results.csv'}")
     if failed: sys.exit(1)
