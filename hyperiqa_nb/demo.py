@@ -6,10 +6,9 @@
 __all__ = ['SHORT_SIDE', 'DISTORTIONS', 'photographs', 'blur', 'noise', 'jpeg', 'pixelate', 'haze', 'similarity_score',
            'build_demo']
 
-# %% ../nbs/01_demo.ipynb #5b7aedf7
+# %% ../nbs/01_demo.ipynb #2a89e22e
 import io
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def similarity_score(photo, reference) -> float: # 0-100, higher is better
     grey = [np.asarray(image.convert('L')) for image in (photo, reference)]
     return 100 * max(0., structural_similarity(*grey, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255))
 
-# %% ../nbs/01_demo.ipynb #eb5ebf8a
+# %% ../nbs/01_demo.ipynb #e6fdca85
 def build_demo(root='data/demo', # Where it is, or is to be
                progress=True, # Show a bar
     ) -> Path: # `root`, with images/*.png and scores.csv (image, mos, content, distortion, strength)
@@ -86,20 +85,19 @@ def build_demo(root='data/demo', # Where it is, or is to be
     root = Path(root)
     if (root/'scores.csv').is_file(): return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix='.demo-', dir=root.parent))
-    (building/'images').mkdir()
-    rows, rng = [], np.random.default_rng(42)
-    for content, photo in tqdm(photographs().items(), 'build the demo', disable=not progress, leave=False):
-        copies = [('pristine', 0, photo)] + [(kind, level, damage(photo, strength, rng)) for kind, (damage, strengths) in DISTORTIONS.items()
-                                             for level, strength in enumerate(strengths, 1)]
-        for kind, level, image in copies:
-            name = f'images/{content}_{kind}_{level}.png'
-            image.save(building/name, compress_level=1)
-            rows.append(dict(image=name, mos=round(similarity_score(image, photo), 3), content=content, distortion=kind, strength=level))
-    pd.DataFrame(rows).to_csv(building/'scores.csv', index=False)
-    building.chmod(0o755)
-    try: os.rename(building, root)
-    except OSError:
-        shutil.rmtree(building)
-        if not (root/'scores.csv').is_file(): raise InputError(f"{root} exists and is no demo dataset: move it away, or choose another folder.") from None
+    with tempfile.TemporaryDirectory(prefix='.demo-', dir=root.parent) as temporary:
+        building = Path(temporary)/'demo'
+        (building/'images').mkdir(parents=True)
+        rows, rng = [], np.random.default_rng(42)
+        for content, photo in tqdm(photographs().items(), 'build the demo', disable=not progress, leave=False):
+            copies = [('pristine', 0, photo)] + [(kind, level, damage(photo, strength, rng)) for kind, (damage, strengths) in DISTORTIONS.items()
+                                                 for level, strength in enumerate(strengths, 1)]
+            for kind, level, image in copies:
+                name = f'images/{content}_{kind}_{level}.png'
+                image.save(building/name, compress_level=1)
+                rows.append(dict(image=name, mos=round(similarity_score(image, photo), 3), content=content, distortion=kind, strength=level))
+        pd.DataFrame(rows).to_csv(building/'scores.csv', index=False)
+        try: os.rename(building, root)
+        except OSError:
+            if not (root/'scores.csv').is_file(): raise InputError(f"{root} exists and is no demo dataset: move it away, or choose another folder.") from None
     return root
