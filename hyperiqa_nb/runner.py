@@ -76,13 +76,13 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=images[split].names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #ea14b0d5
+# %% ../nbs/12_runner.ipynb #58ba44b8
 class EpochBar:
     "A progress bar over the epochs of a plan, which reads the histories that the runs write."
     def __init__(self, missing: list, results):
         from tqdm import tqdm
-        self.results, self.total, self.before = results, sum(p.run.epochs for p in missing), 0
-        self.bar = tqdm(total=self.total, unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
+        self.results, self.before = results, 0
+        self.bar = tqdm(total=sum(p.run.epochs for p in missing), unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
 
     def watch(self, planned, number, count, finished):
         "Follow one run until the event `finished`; early stopping counts as its last epochs."
@@ -94,7 +94,7 @@ class EpochBar:
         self.before += planned.run.epochs
         self.bar.update(self.before - self.bar.n)
 
-# %% ../nbs/12_runner.ipynb #12fa4eab
+# %% ../nbs/12_runner.ipynb #bf3df81c
 def run_plan(plan, results, # The plan's file; the folder of its records
              data_dir='', # Where the dataset lies; '' for data/NAME
              rerun=False, # Also execute runs whose record was made by other code
@@ -102,10 +102,12 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     "Execute the runs of a plan that have no record yet, and collect the results."
     from threading import Event, Thread
     results = Path(results)
-    planned, notebook, failed = read_plan(plan), experiment('train'), {}
-    missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != code_fingerprint()]
+    planned, notebook, failed, now = read_plan(plan), experiment('train'), {}, code_fingerprint()
+    missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != now]
     print(f"{len(planned)} runs in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
-    bar = EpochBar(missing, results) if missing else None
+    collect(plan, results)
+    if not missing: return failed
+    bar = EpochBar(missing, results)
     for number, p in enumerate(missing, 1):
         finished = Event()
         watcher = Thread(target=bar.watch, args=(p, number, len(missing), finished))
@@ -117,8 +119,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
             finished.set()
             watcher.join()
         collect(plan, results)
-    if bar: bar.bar.close()
-    collect(plan, results)
+    bar.bar.close()
     return failed
 
 # %% ../nbs/12_runner.ipynb #0ad605cb
