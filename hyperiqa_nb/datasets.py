@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'READERS', 'SCHEMES', 'Manifest', 'refuse_first', 'check_scores', 'make_manifest', 'resolve', 'read_table',
            'read_demo', 'read_livec', 'read_koniq10k', 'read_spaq', 'read_biq2021', 'read_kadid10k', 'read_tid2013',
-           'read_csiq', 'read_csv', 'load_dataset', 'data_folder', 'split_dataset', 'check_leaks']
+           'read_csiq', 'read_csv', 'load_dataset', 'split_dataset', 'check_leaks']
 
-# %% ../nbs/02_datasets.ipynb #56b6581e
+# %% ../nbs/02_datasets.ipynb #9007ca0b
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from .core import InputError, pick
+from .core import InputError, find_project, pick
 from .demo import build_demo
 
 # %% ../nbs/02_datasets.ipynb #c22ec90f
@@ -210,7 +210,7 @@ def read_csv(path, root, image_column='image', mos_column='mos', split_column='s
     table = read_table(path, columns, 'your dataset')
     return make_manifest(path.stem, root, table, path.name, score_min, score_max, lower_better, missing)
 
-# %% ../nbs/02_datasets.ipynb #15dae035
+# %% ../nbs/02_datasets.ipynb #9584252e
 READERS = dict(demo=read_demo, livec=read_livec, koniq10k=read_koniq10k, spaq=read_spaq, biq2021=read_biq2021,
                kadid10k=read_kadid10k, tid2013=read_tid2013, csiq=read_csiq)
 
@@ -220,16 +220,11 @@ def load_dataset(name, # A name in `READERS`, or the path of a CSV file
     ) -> Manifest:
     "Read a dataset from its owner's files."
     if str(name).lower().endswith('.csv'): reader, folder = partial(read_csv, Path(name)), Path(root or Path(name).parent)
-    else: reader, folder = pick(name, READERS, 'dataset'), Path(root or data_folder()/name)
+    else: reader, folder = pick(name, READERS, 'dataset'), Path(root or (find_project() or Path.cwd())/'data'/name)
     for option in options: pick(option, list(signature(reader).parameters)[1:], f'option of {name}')
     manifest = reader(folder, **options)
     notes = dict.fromkeys(f/'NOTE.txt' for f in (folder, manifest.root) if (f/'NOTE.txt').is_file())
     return replace(manifest, note='; '.join(filter(None, [manifest.note, *(' '.join(n.read_text(encoding='utf-8').split()) for n in notes)])))
-
-def data_folder() -> Path:
-    "The folder `data` of the project that the current folder lies in, or of the current folder."
-    here = Path.cwd()
-    return next((p for p in [here, *here.parents] if (p/'settings.ini').is_file()), here)/'data'
 
 # %% ../nbs/02_datasets.ipynb #6104ee90
 SCHEMES = ['auto', 'official', 'random']
