@@ -249,4 +249,8 @@ d = { 'settings': { 'branch': 'main',
                                     'hyperiqa_nb.solver.open_log': ('solver.html#open_log', 'hyperiqa_nb/solver.py'),
                                     'hyperiqa_nb.solver.parse_bugs': ('solver.html#parse_bugs', 'hyperiqa_nb/solver.py'),
                                     'hyperiqa_nb.solver.predict': ('solver.html#predict', 'hyperiqa_nb/solver.py'),
-                                    'hyperiqa_nb.solver.step_factor': ('solver.html#step_factor', 'hyperiqa_nb/solver.py')}}}
+                                    'hyperiqa_nb.solver.step_factor': ('solver.html#step_factor', 'hyperiqa_nb/solver.py')},
+            'hyperiqa_nb.training': { 'hyperiqa_nb.training.has_images': ('training.html#has_images', 'hyperiqa_nb/training.py'),
+                                      'hyperiqa_nb.training.run_of_flags': ('training.html#run_of_flags', 'hyperiqa_nb/training.py'),
+                                      'hyperiqa_nb.training.train_command': ('training.html#train_command', 'hyperiqa_nb/training.py'),
+                                      'hyperiqa_nb.training.train_parser': ('training.html#train_parser', 'hyperiqa_nb/training.py')}}}
