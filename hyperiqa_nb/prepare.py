@@ -192,7 +192,7 @@ def unpack(archive, root, places: dict, # Ending -> folder below `root`; members
     except zipfile.BadZipFile as error: raise InputError(f"{archive} is no whole zip file ({error}). Delete it and its .sha256, and fetch it again.") from None
     return len(members)
 
-# %% ../nbs/15_prepare.ipynb #2e9b9a01
+# %% ../nbs/15_prepare.ipynb #8bf20af1
 def download(name, # As in `SOURCES`
              root, # Folder of the dataset
              size='512x384', # Of KonIQ's images: width x height in pixels
@@ -229,7 +229,7 @@ def prepare_command(argv=None):
     parser = argparse.ArgumentParser(prog='hyperiqa_prepare', description="Open every image of a dataset and report what is missing, unreadable, of the wrong size or there twice. "
                                      "Exit status: 0 fine, 1 training would be wrong, 2 wrong call.")
     parser.add_argument('dataset', help="koniq10k (or KonIQ-10k), livec, spaq, biq2021, kadid10k, tid2013, csiq, demo, or the path of a CSV file with columns image and mos")
-    parser.add_argument('--data', metavar='DIR', help="folder of the dataset (default: data/NAME in the project, or the folder of the CSV file)")
+    parser.add_argument('--data', '--data_dir', metavar='DIR', help="folder of the dataset (default: data/NAME in the project, or the folder of the CSV file)")
     parser.add_argument('--size', metavar='WxH', choices=['512x384', '1024x768'], help="which images of KonIQ-10k, width x height in pixels: 512x384 (default) or 1024x768")
     parser.add_argument('--report', metavar='FILE', help="write a CSV file with a row for every image: size in pixels, sha256, findings")
     parser.add_argument('--download', action='store_true', help="first fetch the dataset from its owner, or go on with a download that was cut")
