@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'READERS', 'SCHEMES', 'Manifest', 'refuse_first', 'check_scores', 'make_manifest', 'resolve', 'read_table',
            'read_demo', 'read_livec', 'read_koniq10k', 'read_spaq', 'read_biq2021', 'read_kadid10k', 'read_tid2013',
-           'read_csiq', 'read_csv', 'load_dataset', 'split_dataset', 'check_leaks']
+           'read_csiq', 'read_csv', 'dataset_name', 'default_folder', 'load_dataset', 'split_dataset', 'check_leaks']
 
 # %% ../nbs/02_datasets.ipynb #9007ca0b
 import hashlib
@@ -70,15 +70,15 @@ def check_scores(source, table: pd.DataFrame, low, high):
     refuse((table.split == '') & (table.split != '').any(), lambda row: f"{row.image} has no split and others have. Name one in every row, or leave the column out")
     return numbers
 
-# %% ../nbs/02_datasets.ipynb #d778b5cf
+# %% ../nbs/02_datasets.ipynb #df230bbc
 def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`, and `split` and `content` where they are known
                   source, # The score file, for messages
                   low=0., high=100., lower_better=False, # Of the owner's scores
-                  missing='error', # Absent images: 'error', or 'drop' to go on without them
+                  missing='error', # Absent images: 'error', 'drop' to go on without them, or 'keep' their rows for a check
                   note='') -> Manifest:
     "Check a table of scores, convert it to 0-100 with higher better, and see that the images are there."
     root, table = Path(root), table.reset_index(drop=True)
-    pick(missing, ['error', 'drop'], 'way with missing images')
+    pick(missing, ['error', 'drop', 'keep'], 'way with missing images')
     table['split'] = table.split.fillna('') if 'split' in table else ''
     if 'content' not in table: table['content'] = table.image
     numbers = check_scores(source, table, low, high)
@@ -88,7 +88,7 @@ def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`, and
     table['content'] = table.content.astype(str)
     table['image'], present = resolve(root, table.image)
     refuse_first(source, table, table.image.duplicated(), lambda row: f"{row.image} is listed more than once. Leave one row for each image")
-    if not present.all():
+    if missing != 'keep' and not present.all():
         absent, total = table.image[~present], len(table)
         if missing == 'error' or not present.any():
             raise InputError(f"{len(absent):,} of the {total:,} images that {Path(source).name} names are not in {root}: {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}. "
@@ -210,9 +210,18 @@ def read_csv(path, root, image_column='image', mos_column='mos', split_column='s
     table = read_table(path, columns, 'your dataset')
     return make_manifest(path.stem, root, table, path.name, score_min, score_max, lower_better, missing)
 
-# %% ../nbs/02_datasets.ipynb #9584252e
+# %% ../nbs/02_datasets.ipynb #f37484c2
 READERS = dict(demo=read_demo, livec=read_livec, koniq10k=read_koniq10k, spaq=read_spaq, biq2021=read_biq2021,
                kadid10k=read_kadid10k, tid2013=read_tid2013, csiq=read_csiq)
+
+def dataset_name(name) -> str:
+    "The name in `READERS` that is meant: 'KonIQ-10k' is 'koniq10k', 'LIVE-C' is 'livec'."
+    short = ''.join(c for c in str(name).lower() if c.isalnum())
+    return short if short in READERS else pick(name, list(READERS), 'dataset')
+
+def default_folder(name) -> Path:
+    "`data/NAME` in the project, or in the current folder outside of one."
+    return (find_project() or Path.cwd())/'data'/name
 
 def load_dataset(name, # A name in `READERS`, or the path of a CSV file
                  root=None, # Its folder; None: data/NAME in the project, or the folder of the CSV file
@@ -220,7 +229,9 @@ def load_dataset(name, # A name in `READERS`, or the path of a CSV file
     ) -> Manifest:
     "Read a dataset from its owner's files."
     if str(name).lower().endswith('.csv'): reader, folder = partial(read_csv, Path(name)), Path(root or Path(name).parent)
-    else: reader, folder = pick(name, READERS, 'dataset'), Path(root or (find_project() or Path.cwd())/'data'/name)
+    else:
+        name = dataset_name(name)
+        reader, folder = READERS[name], Path(root or default_folder(name))
     for option in options: pick(option, list(signature(reader).parameters)[1:], f'option of {name}')
     manifest = reader(folder, **options)
     notes = dict.fromkeys(f/'NOTE.txt' for f in (folder, manifest.root) if (f/'NOTE.txt').is_file())

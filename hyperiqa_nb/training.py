@@ -13,16 +13,15 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, recipe
 
-# %% ../nbs/16_training.ipynb #a8e719e2
+# %% ../nbs/16_training.ipynb #03a879ce
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_train`."
-    p = argparse.ArgumentParser(prog='hyperiqa_train', argument_default=argparse.SUPPRESS, description=
+    p = argparse.ArgumentParser(prog='hyperiqa_train', formatter_class=lambda prog: argparse.HelpFormatter(prog, width=110, max_help_position=32), argument_default=argparse.SUPPRESS, description=
         "Train one model, choose the epoch on the validation split, test it once, and write a log (logs/), a checkpoint (checkpoints/) and a record (--out).")
-    flag = p.add_argument
-    flag('--recipe', choices=list(RECIPES), help="start from these settings (default: those of 'fork', without its loop's bugs and with the epoch chosen on validation)")
+    p.add_argument('--recipe', choices=list(RECIPES), help="start from these settings (default: those of 'fork', without its loop's bugs and with the epoch chosen on validation)")
     data = p.add_argument_group('data')
     flag = data.add_argument
     flag('--dataset', metavar='NAME', help="koniq-10k, livec, spaq, biq2021, kadid-10k, tid2013, csiq, demo, or a CSV file (default: koniq-10k)")
@@ -85,12 +84,13 @@ def has_images(name, data_dir) -> bool:
 def run_of_flags(argv, # Of the command line
     ) -> tuple: # (Run, the flags that are no parameters of a run)
     "What `hyperiqa_train` is asked for."
+    from hyperiqa_nb.datasets import dataset_name
     flags = vars(train_parser().parse_args(argv))
     take = lambda name, default=None: flags.pop(name, default)
     rest = dict(data_dir=take('data', ''), out=take('out'), resume=take('resume'), checkpoint_format=take('checkpoint_format', 'safetensors'))
     base = recipe(take('recipe'), dataset='koniq10k') if 'recipe' in flags else Run(**DEFAULTS)
-    changes = dict(base.changed, **{name: base.fusion for name in ['fusion']})
-    if 'dataset' in flags and not flags['dataset'].lower().endswith('.csv'): flags['dataset'] = flags['dataset'].lower().replace('-', '')
+    changes = base.changed
+    if 'dataset' in flags and not flags['dataset'].lower().endswith('.csv'): flags['dataset'] = dataset_name(flags['dataset'])
     if take('no_multiscale'): changes['fusion'] = 'single'
     if take('no_pretrained'): changes['pretrained'] = False
     for old, new in dict(train_patch_num='crops_per_image', lr_scheduler='lr_schedule').items():
