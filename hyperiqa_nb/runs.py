@@ -34,7 +34,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #900588e7
+# %% ../nbs/11_runs.ipynb #d0ea218b
 @dataclass(frozen=True)
 class Run:
     "The parameters of one training with its evaluation; an unknown or malformed one is an `InputError`."
@@ -71,7 +71,7 @@ class Run:
     drop_path: float = 0. # Most probability that a residual branch of the backbone is left out in training
     clip_norm: float = 0. # Most length of the gradient, 0 for any
     ema: float = 0. # Decay of the average over weights, 0 for none
-    freeze_norm: bool = False # Leave the backbone's batch normalisation as it came
+    freeze_norm: bool = False # Leave the statistics of the batch normalisation as they came
     lr_ratio_epochs: int = 0 # Epochs with `lr_ratio`, after which it is 1; 0 for all
     bugs: str = '' # Of the original loop, see `BUGS`; joined by '+'
     select_on: str = 'val' # What chooses the epoch: 'val', or 'test' as published work did

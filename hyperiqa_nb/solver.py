@@ -117,13 +117,13 @@ def make_deterministic():
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/10_solver.ipynb #ee606ded
+# %% ../nbs/10_solver.ipynb #f1a56675
 def freeze_batch_norm(module):
-    "Keep the statistics, scale and shift of every batch normalisation in `module` as they are."
+    "Keep the mean and variance of every batch normalisation in `module` as they are; scale and shift still learn."
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval().requires_grad_(False)
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../nbs/10_solver.ipynb #1d3dc027
+# %% ../nbs/10_solver.ipynb #9702f861
 OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW)
 PRECISIONS = dict(fp32='no', bf16='bf16', fp16='fp16')
 PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights']
@@ -154,7 +154,6 @@ class Solver:
         for name, images in self.judged.items():
             if len(images) < 5: raise InputError(f"The set '{name}' has {len(images)} photographs; judging an epoch needs at least 5.")
         self.accelerator = Accelerator(mixed_precision=pick(precision, PRECISIONS, 'precision'))
-        if freeze_norm: freeze_batch_norm(model)
         groups = [dict(params=params, name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
         optimizer = pick(optimizer, OPTIMIZERS, 'optimizer')(groups, lr=lr, weight_decay=weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
