@@ -207,14 +207,15 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     bar.bar.close()
     return failed
 
-# %% ../nbs/12_runner.ipynb #0ad605cb
+# %% ../nbs/12_runner.ipynb #336980b9
 def run_command(argv=None):
     "`hyperiqa_run`: the command line of `run_plan`."
     parser = argparse.ArgumentParser(prog='hyperiqa_run', description="Execute the runs of a plan that have no record yet, through papermill, "
                                      "and collect one table of results.")
     parser.add_argument('plan', help="CSV file with a column 'arm' and columns named after run parameters, such as reports/plans/demo.csv")
     parser.add_argument('--out', metavar='DIR', help="folder for records and results.csv (default: reports/NAME for NAME.csv)")
-    parser.add_argument('--data_dir', metavar='DIR', default='', help="folder of the dataset (default: data/NAME in the project)")
+    parser.add_argument('--data', '--data_dir', dest='data_dir', metavar='DIR', default='',
+                        help="folder of the dataset, or a folder with one folder for each dataset (default: data in the project)")
     parser.add_argument('--rerun', action='store_true', help="also execute runs whose record was made by other code than the present")
     args = parser.parse_args(argv)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, recipe
 
-# %% ../nbs/16_training.ipynb #03a879ce
+# %% ../nbs/16_training.ipynb #45541e10
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -25,7 +25,7 @@ def train_parser() -> argparse.ArgumentParser:
     data = p.add_argument_group('data')
     flag = data.add_argument
     flag('--dataset', metavar='NAME', help="koniq-10k, livec, spaq, biq2021, kadid-10k, tid2013, csiq, demo, or a CSV file (default: koniq-10k)")
-    flag('--data', metavar='DIR', help="the dataset's folder, or a folder with one folder for each dataset (default: data in the project)")
+    flag('--data', '--data_dir', metavar='DIR', help="the dataset's folder, or a folder with one folder for each dataset (default: data in the project)")
     flag('--dataset_options', metavar='NAME=VALUE;...', help="for the reader, such as missing=drop, size=1024x768, score_max=5")
     flag('--split_id', type=int, metavar='N', help="seed of the split, where the owner states none (default: 0)")
     flag('--resize', metavar='HxW', help="bring every photograph to this size in pixels, height first; '' to leave them (default: 512x384, as recorded, which stands landscape photographs on end)")
