@@ -87,7 +87,7 @@ def all_checks():
     generated = {'nbdev_export changes nothing': ('nbdev_export',), 'nbdev_clean changes nothing': ('nbdev_clean',),
                  'README.md is what index.ipynb gives': ('make', 'readme', f'VENV={sys.prefix}', f'--old-file={sys.prefix}/.installed')}
     checks = {name: partial(changes_nothing, *command) for name, command in generated.items()}
-    pages = sorted(str(p.relative_to(PROJECT)) for folder in ('nbs', 'nbs/checks') for p in (PROJECT/folder).glob('*.ipynb'))
+    pages = sorted(str(p.relative_to(PROJECT)) for folder in ('nbs', 'nbs/guides', 'nbs/checks') for p in (PROJECT/folder).glob('*.ipynb'))
     return checks | {path: partial(page, path) for path in pages} | {'tiny plan, from run to report': tiny_run}
 
 
