@@ -69,7 +69,7 @@ def estimate(values: pd.Series, # One value a run
     half = t.ppf(.975, n - 1) * values.std() * variance ** .5 if n >= 3 else np.nan
     return dict(n=n, unit=unit, mean=mean, low=mean - half, high=mean + half)
 
-# %% ../nbs/13_compare.ipynb #a22ae7bb
+# %% ../nbs/13_compare.ipynb #a1b835ae
 NAMES = dict(srcc='SRCC', plcc='PLCC', plcc_logistic='PLCC after logistic fit', krcc='KRCC', rmse='RMSE', rmse_logistic='RMSE after logistic fit',
              loss='loss', fusion='fusion', ranking_loss_alpha='ranking alpha', arm='arm')
 
@@ -91,8 +91,9 @@ def summary_table(results, metric='srcc', # Also shown beside it: PLCC
         rows.append({'dataset': dataset, 'arm': arm, 'fusion': g.fusion.iloc[0], 'ranking alpha': g.ranking_loss_alpha.iloc[0],
                      'parameters (M)': round(g.parameters.mean() / 1e6, 2), 'runs': len(g), f'test {name}, mean': round(e['mean'], 4),
                      f"95 % interval over {e['unit']}s": interval, f'{name}, median': round(np.median(g[metric]), 4),
-                     'PLCC, mean': round(np.mean(g.plcc.to_numpy()), 4)})
-    return pd.DataFrame(rows).set_index('arm')
+                     'PLCC, mean': round(np.mean(g.plcc.to_numpy()), 4), 'epoch chosen on': ' and '.join(g.select_on.unique())})
+    table = pd.DataFrame(rows).set_index('arm')
+    return table if 'test' in set(results.select_on) else table.drop(columns='epoch chosen on')
 
 # %% ../nbs/13_compare.ipynb #009354da
 def metric_points(results, metric='srcc'):

@@ -34,7 +34,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #d0ea218b
+# %% ../nbs/11_runs.ipynb #5562a961
 @dataclass(frozen=True)
 class Run:
     "The parameters of one training with its evaluation; an unknown or malformed one is an `InputError`."
@@ -49,13 +49,13 @@ class Run:
     backbone_weights: str = '' # A file with the backbone's weights, '' for none
     epochs: int = 8 # At most
     patience: int = 7 # Epochs without a better validation SRCC before stopping
-    batch_size: int = 16
+    batch_size: int = 16 # Crops
     crops_per_image: int = 2 # In an epoch
     crop_size: int = 224 # Pixels
     optimizer: str = 'adamw' # 'adam' or 'adamw'
     lr: float = 2e-4 # Of the backbone
     lr_ratio: float = 5. # Rate of the head / rate of the backbone
-    weight_decay: float = 1e-3
+    weight_decay: float = 1e-3 # Of all weights
     lr_schedule: str = 'onecycle' # 'step', 'cosine', 'constant' or 'onecycle'
     lr_period: int = 6 # Epochs between decays ('step') or warm restarts ('cosine')
     loss: str = 'l1' # Base loss
