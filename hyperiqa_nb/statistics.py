@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LEAST_CONTENTS', 'interval', 'metric_interval', 'paired_test', 'verdict', 'holm', 'variance_components',
-           'images_needed', 'smallest_difference', 'split_half', 'label_ceiling', 'raters_worth']
+           'images_needed', 'smallest_difference', 'mean_grades', 'split_half', 'label_ceiling', 'raters_worth']
 
 # %% ../nbs/17_statistics.ipynb #f2a11b43
 import warnings
@@ -120,31 +120,31 @@ def smallest_difference(sd, splits, overlap, # Standard deviation of the paired 
     if splits < 2: raise InputError(f"{splits} split shows no difference: at least 2 are needed.")
     return float((stats.t.ppf(1 - alpha / 2, splits - 1) + stats.t.ppf(power, splits - 1)) * sd * (1 / splits + overlap) ** .5)
 
-# %% ../nbs/17_statistics.ipynb #15b52edd
-def split_half(counts, # (N, K) how many raters gave each of K grades
-               values=None, # (K,) of the grades; 1 to K
+# %% ../nbs/17_statistics.ipynb #f9e35f62
+def mean_grades(counts # (N, K) how many raters gave each of the grades 1 to K
+    ): # (N,)
+    "The mean grade of every image."
+    return counts @ np.arange(1, counts.shape[1] + 1) / counts.sum(1)
+
+def split_half(counts, # (N, K) how many raters gave each of the grades 1 to K
                seed=0) -> float:
     "Correlation of the mean grades of two random halves of every image's raters."
     counts = np.asarray(counts)
     if counts.ndim != 2 or (counts < 0).any() or (counts.sum(1) < 2).any(): raise InputError("Ratings must be counts (N, K), with at least two raters for every image.")
     counts, rng = counts.astype(int), np.random.default_rng(seed)
-    values = np.arange(1, counts.shape[1] + 1) if values is None else np.asarray(values)
     first = np.stack([rng.multivariate_hypergeometric(row, row.sum() // 2) for row in counts])
-    mean = lambda c: c @ values / c.sum(1)
-    return float(_pearson(mean(first), mean(counts - first)))
+    return float(_pearson(mean_grades(first), mean_grades(counts - first)))
 
 def label_ceiling(halves) -> float: # In [0, 1]
     "The correlation that a perfect model would have with the MOS, from the correlation of two halves of the raters."
     return float((2 * halves / (1 + halves)) ** .5)
 
 def raters_worth(plcc, # Of a model with the MOS
-                 counts, values=None) -> float:
+                 counts) -> float: # As for `split_half`
     "How many raters' mean agrees with the MOS of all as well as the model does."
     counts = np.asarray(counts, float)
-    values = np.arange(1, counts.shape[1] + 1) if values is None else np.asarray(values)
-    n = counts.sum(1)
-    mean = counts @ values / n
-    noise = ((counts @ values ** 2 / n - mean ** 2) * n / (n - 1)).mean()
+    n, mean = counts.sum(1), mean_grades(counts)
+    noise = ((counts @ np.arange(1, counts.shape[1] + 1) ** 2 / n - mean ** 2) * n / (n - 1)).mean()
     signal = mean.var(ddof=1) - (noise / n.mean())
     true_correlation = plcc / (signal / (signal + noise / n.mean())) ** .5
     if not 0 < true_correlation < 1: raise InputError(f"A PLCC of {plcc:g} is at or above what these ratings allow.")

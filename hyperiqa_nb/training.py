@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, recipe
 
-# %% ../nbs/16_training.ipynb #45541e10
+# %% ../nbs/16_training.ipynb #775ed9ac
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -84,13 +84,13 @@ def has_images(name, data_dir) -> bool:
 def run_of_flags(argv, # Of the command line
     ) -> tuple: # (Run, the flags that are no parameters of a run)
     "What `hyperiqa_train` is asked for."
-    from hyperiqa_nb.datasets import dataset_name
     flags = vars(train_parser().parse_args(argv))
+    from hyperiqa_nb.runner import plain_name
     take = lambda name, default=None: flags.pop(name, default)
     rest = dict(data_dir=take('data', ''), out=take('out'), resume=take('resume'), checkpoint_format=take('checkpoint_format', 'safetensors'))
     base = recipe(take('recipe'), dataset='koniq10k') if 'recipe' in flags else Run(**DEFAULTS)
     changes = base.changed
-    if 'dataset' in flags and not flags['dataset'].lower().endswith('.csv'): flags['dataset'] = dataset_name(flags['dataset'])
+    if 'dataset' in flags: flags['dataset'] = plain_name(flags['dataset'])
     if take('no_multiscale'): changes['fusion'] = 'single'
     if take('no_pretrained'): changes['pretrained'] = False
     for old, new in dict(train_patch_num='crops_per_image', lr_scheduler='lr_schedule').items():
@@ -102,15 +102,13 @@ def run_of_flags(argv, # Of the command line
     if not no_spaq and 'spaq' not in [dataset, *cross] and has_images('spaq', rest['data_dir']): cross = ['spaq', *cross]
     return Run(**{**changes, **flags, 'cross': ';'.join(cross)}), rest
 
-# %% ../nbs/16_training.ipynb #e1ec4d52
+# %% ../nbs/16_training.ipynb #0341aa15
 def train_command(argv=None):
     "`hyperiqa_train`: train one model from the command line."
-    argv = sys.argv[1:] if argv is None else argv
-    train_parser().parse_args(argv)
-    from tqdm import tqdm
-    from hyperiqa_nb.runner import train_run
     try:
         run, rest = run_of_flags(argv)
+        from tqdm import tqdm
+        from hyperiqa_nb.runner import train_run
         root = find_project() or Path.cwd()
         done = train_run(run, Path(rest['out'] or root/'reports'/'single'), rest['data_dir'], rest['resume'], rest['checkpoint_format'], log_to=tqdm.write)
     except InputError as error:
