@@ -69,7 +69,7 @@ def estimate(values: pd.Series, # One value a run
     half = t.ppf(.975, n - 1) * values.std() * variance ** .5 if n >= 3 else np.nan
     return dict(n=n, unit=unit, mean=mean, low=mean - half, high=mean + half)
 
-# %% ../nbs/13_compare.ipynb #a1b835ae
+# %% ../nbs/13_compare.ipynb #7152f5aa
 NAMES = dict(srcc='SRCC', plcc='PLCC', plcc_logistic='PLCC after logistic fit', krcc='KRCC', rmse='RMSE', rmse_logistic='RMSE after logistic fit',
              loss='loss', fusion='fusion', ranking_loss_alpha='ranking alpha', arm='arm')
 
@@ -87,10 +87,10 @@ def summary_table(results, metric='srcc', # Also shown beside it: PLCC
     rows = []
     for (dataset, arm), g in run_table(results).groupby(['dataset', 'arm'], sort=False):
         e, name = estimate(g[metric], g.data, g.overlap.mean()), NAMES[metric]
-        interval = f"{e['low']:.3f} to {e['high']:.3f}" if e['n'] >= 3 else f"none ({counted(e['n'], e['unit'])})"
+        interval = f"{e['low']:.3f} to {e['high']:.3f}, over {e['unit']}s" if e['n'] >= 3 else f"none ({counted(e['n'], e['unit'])})"
         rows.append({'dataset': dataset, 'arm': arm, 'fusion': g.fusion.iloc[0], 'ranking alpha': g.ranking_loss_alpha.iloc[0],
                      'parameters (M)': round(g.parameters.mean() / 1e6, 2), 'runs': len(g), f'test {name}, mean': round(e['mean'], 4),
-                     f"95 % interval over {e['unit']}s": interval, f'{name}, median': round(np.median(g[metric]), 4),
+                     '95 % interval': interval, f'{name}, median': round(np.median(g[metric]), 4),
                      'PLCC, mean': round(np.mean(g.plcc.to_numpy()), 4), 'epoch chosen on': ' and '.join(g.select_on.unique())})
     table = pd.DataFrame(rows).set_index('arm')
     return table if 'test' in set(results.select_on) else table.drop(columns='epoch chosen on')
