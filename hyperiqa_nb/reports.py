@@ -7,7 +7,7 @@ __all__ = ['PUBLISHED', 'FETCHED', 'report_style', 'bullets', 'summary_lines', '
            'sota_plot', 'provenance_table', 'split_common', 'offline', 'write_html', 'tidy_notebook', 'write_report',
            'report_command']
 
-# %% ../nbs/14_reports.ipynb #3edba40a
+# %% ../nbs/14_reports.ipynb #b75331ae
 import argparse
 import os
 import re
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import NAMES, contrast_lines, contrasts, counted, load_results, run_table
+from .compare import NAMES, contrast_lines, contrasts, counted, load_results, run_table, split_means
 from .core import InputError
 from .runner import execute
 from .runs import code_fingerprint, experiment, project_root, read_plan, write_atomically
@@ -34,7 +34,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #6d057ad2
+# %% ../nbs/14_reports.ipynb #fbf67898
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -53,7 +53,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
         which = '' if runs.select_on.nunique() == 1 else f" for {', '.join(g.arm.unique())}"
         lines.append(f"**Protocol**{which}: {chosen[select_on]}. Test crops: {', '.join(g.test_crops.unique())}.")
     for dataset, g in runs.groupby('dataset', sort=False):
-        means = g.groupby('arm', sort=False)[metric].agg(lambda values: values.mean(skipna=False))
+        means = pd.Series({arm: np.mean(split_means(same[metric], same.data).to_numpy()) for arm, same in g.groupby('arm', sort=False)})
         best, baseline = means.fillna(-1).idxmax(), g.arm.iloc[0]
         start = f"**Result** on {dataset}: the baseline {baseline} has a mean test {name} of {means[baseline]:.4f}"
         if best == baseline: lines.append(f"{start}; {'it is the only arm' if len(means) == 1 else 'no arm has a higher one'}.")
@@ -62,7 +62,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
             lines += contrast_lines(contrasts(results[results.dataset == dataset], 'arm', baseline, [best], metric))
     return lines
 
-# %% ../nbs/14_reports.ipynb #cfb388f2
+# %% ../nbs/14_reports.ipynb #c9a665d3
 PUBLISHED = ['model', 'backbone', 'parameters_m', 'dataset', 'train_dataset', 'srcc', 'plcc', 'protocol', 'source', 'note']
 
 def load_published(path) -> pd.DataFrame:
@@ -77,9 +77,10 @@ def measured_rows(results) -> pd.DataFrame: # The columns of the published table
     "One row an arm: medians over its runs, as the field reports them."
     rows = []
     for (dataset, arm), g in run_table(results).groupby(['dataset', 'arm'], sort=False):
-        medians = g[['srcc', 'plcc', 'plcc_logistic']].median(skipna=False)
-        protocol = f"median of {counted(len(g), 'run')} on {counted(g.data.nunique(), 'split')}, epoch chosen on {' and '.join(dict(val='validation', test='THE TEST SET')[s] for s in g.select_on.unique())}"
-        also = f'mean SRCC {np.mean(g.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
+        splits = pd.DataFrame({metric: split_means(g[metric], g.data) for metric in ('srcc', 'plcc', 'plcc_logistic')})
+        medians = splits.median(skipna=False)
+        protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), epoch chosen on {' and '.join(dict(val='validation', test='THE TEST SET')[s] for s in g.select_on.unique())}"
+        also = f'mean SRCC {np.mean(splits.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
         rows.append(dict(model=f'{g.model.iloc[0]}, {arm}', backbone=g.backbone.iloc[0], parameters_m=g.parameters.mean() / 1e6,
                          dataset=dataset, train_dataset=dataset, srcc=medians.srcc, plcc=medians.plcc, protocol=protocol, source='',
                          note='; '.join(filter(None, [also, *g.note.unique()]))))
