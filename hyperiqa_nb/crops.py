@@ -116,13 +116,13 @@ def jitter_colors(crop, # (3, H, W) uint8
     for change, factor in ((adjust_brightness, brightness), (adjust_contrast, contrast), (adjust_saturation, saturation)): crop = change(crop, factor)
     return crop
 
-# %% ../nbs/03_crops.ipynb #feb619e4
+# %% ../nbs/03_crops.ipynb #b6a97115
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
-    def __init__(self, images: ImageSet, size=224, crops_per_image=2, batch_size=16, flip=True, jitter=0., seed=42):
+    def __init__(self, images: ImageSet, size=224, crops_per_image=2, batch_size=16, jitter=0., seed=42):
         if not 0 <= jitter < 1: raise InputError(f"jitter is {jitter:g}; it must lie in [0, 1).")
         if not len(images): raise InputError("There is no photograph to train on: the training split is empty.")
-        self.images, self.size, self.crops_per_image, self.flip, self.jitter, self.seed = images, size, crops_per_image, flip, jitter, seed
+        self.images, self.size, self.crops_per_image, self.jitter, self.seed = images, size, crops_per_image, jitter, seed
         self.batches = max(1, round(len(images) * crops_per_image / batch_size))
 
     def __len__(self): return self.batches
@@ -142,7 +142,7 @@ class TrainCrops:
                 pixels = self.images.pixels[order[i]]
                 top, left = (place[i] * (np.array(pixels.shape[:2]) - self.size + 1)).astype(int)
                 view = pixels[top:top+self.size, left:left+self.size]
-                crop[:] = view[:, ::-1] if flip[i] and self.flip else view
+                crop[:] = view[:, ::-1] if flip[i] else view
             crops = torch.from_numpy(crops).permute(0, 3, 1, 2)
             if self.jitter:
                 for crop, three in zip(crops, factors[batch]): crop[:] = jitter_colors(crop, *three)

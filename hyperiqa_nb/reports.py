@@ -34,7 +34,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #fbf67898
+# %% ../nbs/14_reports.ipynb #304823c7
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -43,7 +43,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
         notes = ''.join(f' Note: {note}.' for note in g.note.str.rstrip('.').unique() if note)
         lines.append(f"**Data**: {dataset}, {images['train']:.0f} photographs to train on, {images['val']:.0f} for validation, "
                      f"{images['test']:.0f} for the test (split {g.split_id.iloc[0]}).{notes}")
-    made = (runs.code == code_fingerprint()).sum()
+    made = (runs.code == runs.model.map(code_fingerprint)).sum()
     lines.append(f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} ({', '.join(runs.arm.unique())}) "
                  f"on {counted(runs.data.nunique(), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
                  f"{made} of {len(runs)} records were made by the code as it is now.")
@@ -125,13 +125,14 @@ def sota_plot(results, published):
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
 
-# %% ../nbs/14_reports.ipynb #caa05734
+# %% ../nbs/14_reports.ipynb #596f8e34
 def provenance_table(results) -> pd.DataFrame: # Index run_id
     "One row a run: what it was, how long it took, on what, and whether the present code made it."
-    runs, now = run_table(results), code_fingerprint()
+    runs = run_table(results)
+    now = runs.model.map(code_fingerprint)
     shown = runs[['arm', 'dataset', 'split_id', 'seed']].assign(**{'best epoch': runs.best_epoch.astype(int), 'epochs': runs.epochs_run.astype(int),
                                                                    'minutes': (runs.seconds / 60).round(1), 'code': runs.code})
-    shown['made by the present code'] = np.where(runs.code == now, 'yes', f'NO, it is now {now}')
+    shown['made by the present code'] = np.where(runs.code == now, 'yes', 'NO, it is now ' + now)
     return shown.join(runs[['data', 'weights', 'torch', 'timm', 'hardware', 'finished']])
 
 def split_common(table) -> tuple: # (one row a common fact, the rest of the table)

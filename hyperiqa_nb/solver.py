@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['WARM_UP', 'SCHEDULES', 'BUGS', 'OPTIMIZERS', 'PRECISIONS', 'PROGRESS', 'step_factor', 'cosine_factor',
-           'constant_factor', 'onecycle_factor', 'lr_factor', 'predict', 'parse_bugs', 'group_rates', 'keep_memory',
-           'make_deterministic', 'freeze_batch_norm', 'Solver', 'open_log', 'log_line']
+           'constant_factor', 'onecycle_factor', 'swing_factor', 'lr_factor', 'predict', 'parse_bugs', 'group_rates',
+           'keep_memory', 'make_deterministic', 'freeze_batch_norm', 'Solver', 'open_log', 'log_line']
 
-# %% ../nbs/10_solver.ipynb #5fca399f
+# %% ../nbs/10_solver.ipynb #1fe8c1ce
 import ctypes
 import logging
 import os
 from datetime import datetime
+from functools import partial
 from math import cos, pi
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +30,7 @@ from .crops import ImageSet, TrainCrops, normalize, parse_crops, crop_boxes
 from .losses import IQALoss
 from .metrics import evaluate
 
-# %% ../nbs/10_solver.ipynb #69e6d155
+# %% ../nbs/10_solver.ipynb #4d855efa
 WARM_UP = .2
 
 def step_factor(epoch, epochs, period):
@@ -49,14 +50,18 @@ def onecycle_factor(epoch, epochs, period):
     done = epoch / epochs
     return max(done / WARM_UP, .01) if done < WARM_UP else (1 + cos(pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
-SCHEDULES = dict(step=step_factor, cosine=cosine_factor, constant=constant_factor, onecycle=onecycle_factor)
+def swing_factor(epoch, epochs, period):
+    "From 1 to 0 in a period along a cosine, and back to 1 in the next."
+    return (1 + cos(pi * epoch / period)) / 2
 
-def lr_factor(schedule, # 'step', 'cosine', 'constant' or 'onecycle'
+SCHEDULES = dict(step=step_factor, cosine=cosine_factor, swing=swing_factor, constant=constant_factor, onecycle=onecycle_factor)
+
+def lr_factor(schedule, # 'step', 'cosine', 'swing', 'constant' or 'onecycle'
               epoch, # From 0, with fractions
               epochs, # Length of the whole training
-              period=6, # Epochs between two decays of 'step', or two warm restarts of 'cosine'
+              period=6, # Epochs between two decays of 'step' or two warm restarts of 'cosine', and from top to bottom of 'swing'
     ): # In [0, 1]
-    "What the learning rates are multiplied by: tenfold decay, cosine with warm restarts (Loshchilov & Hutter 2017), nothing, or one warm-up and cosine."
+    "What the learning rates are multiplied by: tenfold decay, cosine with warm restarts (Loshchilov & Hutter 2017) or without, nothing, or one warm-up and cosine."
     return pick(schedule, SCHEDULES, 'lr_schedule')(epoch, epochs, period)
 
 # %% ../nbs/10_solver.ipynb #4db67977
@@ -123,8 +128,8 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../nbs/10_solver.ipynb #9702f861
-OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW)
+# %% ../nbs/10_solver.ipynb #c7300e96
+OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=partial(torch.optim.SGD, momentum=.9))
 PRECISIONS = dict(fp32='no', bf16='bf16', fp16='fp16')
 PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights']
 
@@ -139,6 +144,7 @@ class Solver:
                  loss='l1', ranking_loss_alpha=0., ranking_margin=.1, # Base loss; weight of the ranking term; its margin in MOS units
                  standardize=True, # Let the network learn standardised scores, not the MOS itself
                  clip_norm=0., ema=0., freeze_norm=False, # Most length of the gradient, 0 for any; decay of the average over weights, 0 for none; see `freeze_batch_norm`
+                 head_epochs=0, head_lr=1e-3, # Epochs at the start in which SGD with momentum .9 trains the head alone; its rate
                  lda_in_backbone=False, # Give the local distortion aware modules the backbone's rate
                  test_crops='grid9', # Crops of the validation
                  select_on='val', # The set whose SRCC chooses the epoch
@@ -147,6 +153,7 @@ class Solver:
         parse_crops(test_crops)
         if epochs < 1 or patience < 1: raise InputError(f"epochs ({epochs}) and patience ({patience}) must be at least 1.")
         if not (lr > 0 and lr_ratio > 0 and weight_decay >= 0): raise InputError(f"lr ({lr:g}) and lr_ratio ({lr_ratio:g}) must be above 0, and weight_decay ({weight_decay:g}) at least 0.")
+        if not (0 <= head_epochs < epochs and head_lr > 0): raise InputError(f"head_epochs ({head_epochs}) must be at least 0 and below epochs ({epochs}), and head_lr ({head_lr:g}) above 0.")
         if not (0 <= ema < 1 and clip_norm >= 0): raise InputError(f"ema ({ema:g}) must lie in [0, 1) and clip_norm ({clip_norm:g}) be at least 0.")
         if deterministic: make_deterministic()
         self.judged = dict(val=val, **(others or {}))
@@ -157,14 +164,18 @@ class Solver:
         groups = [dict(params=params, name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
         optimizer = pick(optimizer, OPTIMIZERS, 'optimizer')(groups, lr=lr, weight_decay=weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
+        self.head_optimizer = self.accelerator.prepare(OPTIMIZERS['sgd'](groups[1:], lr=head_lr, weight_decay=weight_decay)) if head_epochs else None
         self.average = ModelEmaV3(self.net, ema, use_warmup=True) if ema else None
         self.crops = TrainCrops(train, crop_size, crops_per_image, batch_size, jitter=jitter, seed=seed)
         self.loss = IQALoss(ranking_loss_alpha, ranking_margin, loss)
         self.shift, self.scale = (float(train.mos.mean()), float(train.mos.std()) or 1.) if standardize else (0., 1.)
         self.epochs, self.patience, self.seed, self.test_crops, self.crop_size, self.select_on = epochs, patience, seed, test_crops, crop_size, select_on
-        self.clip_norm, self.freeze_norm, self.bugs = clip_norm, freeze_norm, parse_bugs(bugs)
+        self.clip_norm, self.freeze_norm, self.head_epochs, self.bugs = clip_norm, freeze_norm, head_epochs, parse_bugs(bugs)
         pick(lr_schedule, SCHEDULES, 'lr_schedule')
-        self.rates = lambda epoch: group_rates(lr_factor(lr_schedule, epoch, epochs, lr_period), int(epoch), lr, lr_ratio, lr_ratio_epochs, self.bugs)
+        def rates(epoch): # Complete epochs, with fractions
+            if epoch < head_epochs: return dict(backbone=0., head=head_lr)
+            return group_rates(lr_factor(lr_schedule, epoch - head_epochs, epochs - head_epochs, lr_period), int(epoch) - head_epochs, lr, lr_ratio, lr_ratio_epochs, self.bugs)
+        self.rates = rates
         self.rows, self.steps, self.best, self.best_epoch, self.best_weights = [], 0, -np.inf, 0, {}
 
     @property
@@ -187,11 +198,14 @@ class Solver:
         "One pass over the training crops; gives the mean loss in MOS units."
         self.model.train()
         if self.freeze_norm: freeze_batch_norm(self.model)
+        alone = epoch <= self.head_epochs
+        optimizer = self.head_optimizer if alone else self.optimizer
+        if self.head_epochs: self.net.backbone.requires_grad_(not alone)
         if 'lost_state' in self.bugs: self.optimizer.optimizer.state.clear()
         total, seen = 0., 0
         for i, (crops, mos) in enumerate(self.crops.epoch(epoch)):
             rates = self.rates(epoch - 1 + i / len(self.crops))
-            for group in self.optimizer.param_groups: group['lr'] = rates[group['name']]
+            for group in self.optimizer.param_groups + (optimizer.param_groups if alone else []): group['lr'] = rates[group['name']]
             x = normalize(crops.to(self.accelerator.device), self.net.mean, self.net.std)
             with self.accelerator.autocast(): raw = self.model(x)
             loss = self.loss(raw.float() * self.scale + self.shift, mos.to(raw.device))
@@ -199,8 +213,8 @@ class Solver:
                 raise InputError(f"The loss is {loss.item()} in epoch {epoch}, batch {i + 1}: lower lr (now {rates['backbone']:g}) or lr_ratio.")
             self.accelerator.backward(loss / self.scale)
             if self.clip_norm: self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             self.steps += 1
             if self.average: self.average.update(self.net, self.steps)
             total, seen = total + loss.item() * len(mos), seen + len(mos)
@@ -241,7 +255,7 @@ class Solver:
 
     def parts(self) -> dict:
         "What training consists of at the end of an epoch, by name."
-        return dict(model=self.net, optimizer=self.optimizer, average=self.average)
+        return dict(model=self.net, optimizer=self.optimizer, head_optimizer=self.head_optimizer, average=self.average)
 
     def save(self, path):
         "Write the state of the training, whole or not at all."
