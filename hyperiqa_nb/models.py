@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'FORMATS', 'ORIGINALS', 'register_model', 'hyperiqa_swin_tiny', 'hyperiqa_lite0', 'hyperiqa_resnet50',
-           'linear', 'dbcnn', 'maniqa', 'list_models', 'model_options', 'create_model', 'save_checkpoint',
+           'linear', 'ridge', 'dbcnn', 'maniqa', 'list_models', 'model_options', 'create_model', 'save_checkpoint',
            'convert_hyperiqa', 'convert_original', 'load_checkpoint', 'load_model']
 
-# %% ../nbs/07_models.ipynb #96afb4e8
+# %% ../nbs/07_models.ipynb #2a5e49f1
 import inspect, json, os, re
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from torch import nn
 from .core import InputError, pick
 from .backbones import read_tensors
 from .hypernet import HyperNet
-from .linear import LinearIQA
+from .linear import LinearIQA, RidgeIQA
 from .dbcnn import DBCNN
 from .maniqa import MANIQA
 
-# %% ../nbs/07_models.ipynb #90bf4338
+# %% ../nbs/07_models.ipynb #725dda0d
 MODELS = {}
 
 def register_model(build): # A function or class whose keyword arguments are the model's options
@@ -49,6 +49,11 @@ def hyperiqa_resnet50(backbone='resnet50', use_multiscale=False, fusion_widths=(
 def linear(backbone='tf_efficientnet_lite0', **options) -> LinearIQA:
     "A linear layer on the pooled last map; `options` are `LinearIQA`'s."
     return LinearIQA(backbone, **options)
+
+@register_model
+def ridge(backbone='tf_efficientnet_lite0', **options) -> RidgeIQA:
+    "Ridge regression on frozen features; `options` are `RidgeIQA`'s."
+    return RidgeIQA(backbone, **options)
 
 @register_model
 def dbcnn(backbone='vgg16', **options) -> DBCNN:

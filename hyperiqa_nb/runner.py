@@ -44,7 +44,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     return output
 
-# %% ../nbs/12_runner.ipynb #496b846d
+# %% ../nbs/12_runner.ipynb #a99d73a8
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ): # dict
@@ -72,7 +72,7 @@ def run_manifest(run: Run, data_dir=''): # See `run_images`
     "The dataset of a run, divided."
     from hyperiqa_nb.datasets import load_dataset, split_dataset
     manifest = load_dataset(run.dataset, dataset_folder(run.dataset, data_dir), **named_values(run.dataset_options, 'dataset_options'))
-    return split_dataset(manifest, run.split_id, run.split_scheme)
+    return split_dataset(manifest, run.split_id, run.split_scheme, run.val_share)
 
 def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders named after the datasets; '' for data/NAME
                progress=True):

@@ -34,13 +34,14 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #7eaacc06
+# %% ../nbs/11_runs.ipynb #208663c7
 @dataclass(frozen=True)
 class Run:
     "The parameters of one training with its evaluation; an unknown or malformed one is an `InputError`."
     dataset: str = 'demo' # A name that `load_dataset` knows, or the path of a CSV file
     split_id: int = 0 # Seed of the split
     split_scheme: str = 'auto' # 'auto', 'official' or 'random'
+    val_share: float = .1 # Of all contents; the test split stays the same whatever it is
     seed: int = 42 # Of the weights' initial values, the crops and the dropout
     model: str = 'hyperiqa_lite0' # See `list_models`
     backbone: str = '' # Any timm model; '' for the model's own
@@ -159,10 +160,10 @@ def read_plan(path) -> list:
         seen[p.run_id] = p
     return planned
 
-# %% ../nbs/11_runs.ipynb #960603e0
+# %% ../nbs/11_runs.ipynb #baf682f3
 PACKAGE = Path(hyperiqa_nb.__file__).parent
 NUMERIC = ['core', 'demo', 'datasets', 'crops', 'backbones', 'fusion', 'hypernet', 'models', 'losses', 'metrics', 'solver']
-OWN = ['linear', 'dbcnn', 'maniqa'] # Modules that matter only to the model of the same name
+OWN = dict(linear='linear', ridge='linear', dbcnn='dbcnn', maniqa='maniqa') # The module that matters only to this model
 
 def syntax(source: str) -> list:
     "What a program says, without docstrings, comments, spacing."
@@ -177,7 +178,7 @@ def code_fingerprint(model: str # Of `list_models`
                     ) -> str:
     "12 hex digits over the modules that can change a figure of a model."
     digest = hashlib.sha256()
-    for name in [*NUMERIC, *(name for name in OWN if name == model)]: digest.update(repr(syntax((PACKAGE/f'{name}.py').read_text(encoding='utf-8'))).encode())
+    for name in [*NUMERIC, *([OWN[model]] if model in OWN else [])]: digest.update(repr(syntax((PACKAGE/f'{name}.py').read_text(encoding='utf-8'))).encode())
     return digest.hexdigest()[:12]
 
 def environment() -> dict:

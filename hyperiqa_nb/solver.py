@@ -128,7 +128,7 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../nbs/10_solver.ipynb #c7300e96
+# %% ../nbs/10_solver.ipynb #aaeb6e23
 OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=partial(torch.optim.SGD, momentum=.9))
 PRECISIONS = dict(fp32='no', bf16='bf16', fp16='fp16')
 PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights']
@@ -164,7 +164,8 @@ class Solver:
         groups = [dict(params=params, name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
         optimizer = pick(optimizer, OPTIMIZERS, 'optimizer')(groups, lr=lr, weight_decay=weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-        self.head_optimizer = self.accelerator.prepare(OPTIMIZERS['sgd'](groups[1:], lr=head_lr, weight_decay=weight_decay)) if head_epochs else None
+        first = dict(params=groups[1]['params'], name='head')
+        self.head_optimizer = self.accelerator.prepare(OPTIMIZERS['sgd']([first], lr=head_lr, weight_decay=weight_decay)) if head_epochs else None
         self.average = ModelEmaV3(self.net, ema, use_warmup=True) if ema else None
         self.crops = TrainCrops(train, crop_size, crops_per_image, batch_size, jitter=jitter, seed=seed)
         self.loss = IQALoss(ranking_loss_alpha, ranking_margin, loss)
@@ -196,11 +197,12 @@ class Solver:
 
     def train_epoch(self, epoch, bar):
         "One pass over the training crops; gives the mean loss in MOS units."
+        if hasattr(self.net, 'solve'): return self.solve(epoch, bar)
         self.model.train()
         if self.freeze_norm: freeze_batch_norm(self.model)
         alone = epoch <= self.head_epochs
         optimizer = self.head_optimizer if alone else self.optimizer
-        if self.head_epochs: self.net.backbone.requires_grad_(not alone)
+        for p in self.optimizer.param_groups[0]['params'] if self.head_epochs else []: p.requires_grad_(not alone)
         if 'lost_state' in self.bugs: self.optimizer.optimizer.state.clear()
         total, seen = 0., 0
         for i, (crops, mos) in enumerate(self.crops.epoch(epoch)):
@@ -220,6 +222,19 @@ class Solver:
             total, seen = total + loss.item() * len(mos), seen + len(mos)
             bar.update()
         return total / seen
+
+    @torch.inference_mode()
+    def solve(self, epoch, bar):
+        "In place of training: give a model that can compute its weights all the features of an epoch at once."
+        self.model.eval()
+        features, targets = [], []
+        for crops, mos in self.crops.epoch(epoch):
+            features.append(self.net.pooled(normalize(crops.to(self.accelerator.device), self.net.mean, self.net.std)))
+            targets.append((mos - self.shift) / self.scale)
+            bar.update()
+        features, targets = torch.cat(features), torch.cat(targets).to(features[0].device)
+        self.net.solve(features, targets)
+        return float(self.loss(self.net.head(features).flatten() * self.scale + self.shift, targets * self.scale + self.shift))
 
     def judge(self, progress=False) -> dict:
         "SRCC, PLCC and so on for every set that is watched: val_srcc, val_plcc, ..."
