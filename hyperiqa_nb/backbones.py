@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LITE0_PACKAGE', 'Backbone', 'read_tensors', 'create_backbone']
 
-# %% ../nbs/04_backbones.ipynb #e2016d09
+# %% ../nbs/04_backbones.ipynb #0905c48a
 import importlib.util, pickle, re, urllib.error, urllib.request
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,12 +15,12 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
-from timm.layers import PatchEmbed
+from timm.layers import DropPath, PatchEmbed
 from timm.models import clean_state_dict, get_pretrained_cfg, is_model_in_modules
 
 from .core import InputError
 
-# %% ../nbs/04_backbones.ipynb #68af464d
+# %% ../nbs/04_backbones.ipynb #99356baf
 class Backbone(nn.Module):
     "Four feature maps of a timm network, finest first."
     def __init__(self, features, name, cfg, weights_source):
@@ -34,6 +34,16 @@ class Backbone(nn.Module):
                ) -> list: # Four maps (B, C, h, w)
         maps = self.features(x)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.nhwc else maps
+
+    def freeze(self, count: int # Maps, finest first; 1 to 4
+              ):
+        "Take the weights on which the first `count` maps depend out of training."
+        if not 1 <= count <= 4: raise InputError(f"A backbone has four maps; it cannot freeze {count} of them.")
+        training, parameters = self.training, [p for p in self.parameters() if p.requires_grad]
+        maps = self.eval()(torch.zeros(1, 3, 64, 64))
+        used = torch.autograd.grad(sum(m.sum() for m in maps[:count]), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, used): parameter.requires_grad_(gradient is None)
+        self.train(training)
 
 # %% ../nbs/04_backbones.ipynb #b597f811
 def _create(name, **options):
@@ -59,7 +69,7 @@ def _features(name, **options):
         if isinstance(module, PatchEmbed): module.dynamic_img_pad = True # A side that is no multiple of the patch is padded, not refused
     return features
 
-# %% ../nbs/04_backbones.ipynb #772af8aa
+# %% ../nbs/04_backbones.ipynb #86b58821
 def read_tensors(path: str | Path) -> dict: # A checkpoint's nested dict is opened
     "The named tensors of a `.safetensors` file or of a torch file (`.pth`, `.pt`, `.pkl`). No code in the file is run."
     path = Path(path)
@@ -70,7 +80,7 @@ def read_tensors(path: str | Path) -> dict: # A checkpoint's nested dict is open
                          "Save the state dict alone: torch.save(model.state_dict(), path).") from None
     except Exception: # Bytes that are no checkpoint make the readers fail in any way, IndexError and KeyError included
         raise InputError(f"'{path}' is damaged, cut short or no file of weights. Copy or download it again.") from None
-    for key in ('state_dict_ema', 'state_dict', 'model'):
+    for key in ('state_dict_ema', 'state_dict', 'model_state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"'{path}' holds no state dict (names and tensors). Save one: torch.save(model.state_dict(), path).")
@@ -129,11 +139,12 @@ def _copy_weights(whole, features):
     tensors = {plain(key): tensor for key, tensor in whole.state_dict().items()}
     features.load_state_dict({key: tensors[plain(key)] for key in features.state_dict()})
 
-# %% ../nbs/04_backbones.ipynb #33f03b17
+# %% ../nbs/04_backbones.ipynb #8a3eb0e5
 def create_backbone(name: str, # Any name of `timm.list_models()`, with or without a tag
                     pretrained: bool = False, # ImageNet weights (or what the tag says)
                     weights: str | Path | None = None, # A local file with the weights, which goes before `pretrained`
-                    **timm_options # Such as `drop_path_rate`
+                    drop_path_rate: float = 0., # Most probability that a residual branch is left out in training; timm's own default for Swin is .1
+                    **timm_options # For `timm.create_model`
                    ) -> Backbone:
     "A timm network as a `Backbone`. Weights that were asked for and cannot be had are an `InputError`, never a random start."
     try: cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -142,7 +153,10 @@ def create_backbone(name: str, # Any name of `timm.list_models()`, with or witho
         near = get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=1)
         hint = f"Did you mean '{near[0]}'? " if near else ''
         raise InputError(f"Unknown backbone '{name}'. {hint}timm.list_models() names them all.")
+    if drop_path_rate: timm_options['drop_path_rate'] = drop_path_rate
     features, source, overlay = _features(name, **timm_options), 'random initialisation', None
+    for module in features.modules():
+        if isinstance(module, DropPath) and not drop_path_rate: module.drop_prob = 0.
     if weights: source, overlay = f'file: {Path(weights).name}', dict(state_dict=read_tensors(weights))
     elif pretrained and name.split('.')[0] == 'tf_efficientnet_lite0' and (tensors := _lite0_tensors()):
         source, overlay = f'package: {LITE0_PACKAGE}', dict(state_dict=tensors)

@@ -7,8 +7,8 @@ __all__ = ['MODELS', 'FORMATS', 'ORIGINALS', 'register_model', 'hyperiqa_swin_ti
            'linear', 'ridge', 'dbcnn', 'maniqa', 'list_models', 'model_options', 'create_model', 'save_checkpoint',
            'convert_hyperiqa', 'convert_original', 'load_checkpoint', 'load_model']
 
-# %% ../nbs/07_models.ipynb #2a5e49f1
-import inspect, json, os, re
+# %% ../nbs/07_models.ipynb #4503adcd
+import inspect, json, os, re, textwrap
 from pathlib import Path
 
 import safetensors.torch
@@ -144,27 +144,32 @@ def convert_original(tensors: dict # State dict
     "Translate a state dict that one of the original programs saved."
     return next(((name, *found) for name, convert in ORIGINALS.items() if (found := convert(tensors))), None)
 
-# %% ../nbs/07_models.ipynb #f713ebeb
+# %% ../nbs/07_models.ipynb #ac41ebfa
 def _read(path):
     "(tensors, record) of a checkpoint, ours or the original programs'."
     tensors = read_tensors(path)
     if Path(path).suffix == '.safetensors':
         with safetensors.safe_open(path, 'pt') as file: metadata = file.metadata() or {}
-        if 'hyperiqa_nb' in metadata: return tensors, json.loads(metadata['hyperiqa_nb'])
+        try:
+            if 'hyperiqa_nb' in metadata: return tensors, json.loads(metadata['hyperiqa_nb'])
+        except json.JSONDecodeError: raise InputError(f"The header of '{path}' is damaged. Copy or download it again.") from None
     if any(key.startswith('backbone.features.') for key in tensors): return tensors, dict(config={}, facts={})
-    if not (found := convert_original(tensors)):
+    try: found = convert_original(tensors)
+    except KeyError as missing: raise InputError(f"'{path}' looks like a checkpoint of an original program and lacks {missing}. Copy or download it again.") from None
+    if not found:
         raise InputError(f"'{path}' is neither a checkpoint of this library nor one of the original {', '.join(ORIGINALS)}. "
                          "For a backbone's weights use backbone_weights.")
     program, tensors, config = found
     return tensors, dict(config=config, facts=dict(source=f'original {program}', score_shift=0., score_scale=1.))
 
 def _fill(model, tensors, config, path):
-    try: model.load_state_dict(tensors)
-    except RuntimeError as error:
-        differs = [f"{k} is {config.get(k)} in the file and {model.config.get(k)} in the model"
-                   for k in sorted({*config, *model.config}) if config and config.get(k) != model.config.get(k)]
-        reason = ', '.join(differs) or ' '.join(str(error).partition(':')[2].split())[:120]
-        raise InputError(f"'{path}' does not fit this model: {reason}. load_model builds the model that the file holds.") from None
+    plain = lambda value: value.split('.')[0] if isinstance(value, str) else value # A backbone's name without the tag of its weights
+    reasons = [f"{k} is {config[k]} in the file and {model.config[k]} in the model" for k in sorted({*config, *model.config} - {'model', 'drop_path_rate'})
+               if k in config and k in model.config and plain(config[k]) != plain(model.config[k])]
+    try: reasons or model.load_state_dict(tensors)
+    except RuntimeError as error: reasons = [textwrap.shorten(str(error).partition(':')[2], 160)]
+    hint = ' load_model builds the model that the file holds.' if config else ''
+    if reasons: raise InputError(f"'{path}' does not fit this model: {', '.join(reasons)}.{hint}")
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> dict: # The facts that were saved with it
     "Fill `model` with the weights of a checkpoint of the same architecture."

@@ -34,7 +34,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #208663c7
+# %% ../nbs/11_runs.ipynb #6bdb4993
 @dataclass(frozen=True)
 class Run:
     "The parameters of one training with its evaluation; an unknown or malformed one is an `InputError`."
@@ -73,6 +73,7 @@ class Run:
     drop_path: float = 0. # Most probability that a residual branch of the backbone is left out in training
     clip_norm: float = 0. # Most length of the gradient, 0 for any
     ema: float = 0. # Decay of the average over weights, 0 for none
+    frozen_maps: int = 0 # Leave the weights as they came on which the first maps of the backbone depend; their number
     freeze_norm: bool = False # Leave the statistics of the batch normalisation as they came
     head_epochs: int = 0 # Epochs at the start in which SGD with momentum .9 trains the head alone
     head_lr: float = 1e-3 # The head's rate in these epochs

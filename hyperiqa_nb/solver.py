@@ -128,7 +128,7 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../nbs/10_solver.ipynb #aaeb6e23
+# %% ../nbs/10_solver.ipynb #9861453a
 OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=partial(torch.optim.SGD, momentum=.9))
 PRECISIONS = dict(fp32='no', bf16='bf16', fp16='fp16')
 PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights']
@@ -161,7 +161,7 @@ class Solver:
         for name, images in self.judged.items():
             if len(images) < 5: raise InputError(f"The set '{name}' has {len(images)} photographs; judging an epoch needs at least 5.")
         self.accelerator = Accelerator(mixed_precision=pick(precision, PRECISIONS, 'precision'))
-        groups = [dict(params=params, name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
+        groups = [dict(params=[p for p in params if p.requires_grad], name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
         optimizer = pick(optimizer, OPTIMIZERS, 'optimizer')(groups, lr=lr, weight_decay=weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
         first = dict(params=groups[1]['params'], name='head')

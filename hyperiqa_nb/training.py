@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, recipe
 
-# %% ../nbs/16_training.ipynb #775ed9ac
+# %% ../nbs/16_training.ipynb #face6da6
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -33,10 +33,11 @@ def train_parser() -> argparse.ArgumentParser:
     flag('--cross', nargs='+', metavar='NAME', help="test on these datasets after every epoch")
     model = p.add_argument_group('model')
     flag = model.add_argument
-    flag('--model', metavar='NAME', help="hyperiqa_swin_tiny (default), hyperiqa_resnet50, hyperiqa_lite0")
+    flag('--model', metavar='NAME', help="hyperiqa_swin_tiny (default), hyperiqa_resnet50, hyperiqa_lite0, dbcnn, maniqa, linear, ridge")
     flag('--backbone', metavar='NAME', help="any timm model (default: the model's own)")
     flag('--no_multiscale', action='store_true', help="features of the last stage only")
-    flag('--fusion', help="concat (default), single, attention, attention_x4")
+    flag('--fusion', help="of HyperIQA: concat (default), single, attention, attention_x4")
+    flag('--model_options', metavar='NAME=VALUE;...', help="more options of the model, such as scnn=FILE for dbcnn")
     flag('--no_pretrained', action='store_true', help="start from random weights")
     flag('--backbone_weights', metavar='FILE', help="start from the weights in this file")
     train = p.add_argument_group('training')
@@ -48,11 +49,11 @@ def train_parser() -> argparse.ArgumentParser:
     flag('--crop_size', type=int, metavar='PIXELS', help="side of a crop (default: 224)")
     flag('--loss', help="l1 (default), mse, plcc, norm_in_norm")
     flag('--ranking_loss_alpha', type=float, metavar='X', help="weight of the ranking term, whose margin is 0.1 MOS units of 0-100 (default: 0)")
-    flag('--optimizer', help="adam (default) or adamw")
+    flag('--optimizer', help="adam (default), adamw or sgd (momentum .9)")
     flag('--lr', type=float, metavar='X', help="learning rate of the backbone (default: 2e-5)")
     flag('--lr_ratio', type=float, metavar='X', help="learning rate of fusion and hyper network / that of the backbone (default: 10)")
-    flag('--lr_scheduler', choices=['step', 'cosine', 'constant', 'onecycle'],
-         help="step: a tenth every 6 epochs (default); cosine: annealing with warm restarts every 6 epochs; constant; onecycle: warm-up and one cosine")
+    flag('--lr_scheduler', choices=['step', 'cosine', 'swing', 'constant', 'onecycle'],
+         help="step: a tenth every 6 epochs (default); cosine: annealing with warm restarts every 6 epochs; swing: down and up again along a cosine, 6 epochs each way; constant; onecycle: warm-up and one cosine")
     flag('--weight_decay', type=float, metavar='X', help="(default: 5e-4)")
     flag('--clip_norm', type=float, metavar='X', help="most length of the gradient, 0 for any (default: 0)")
     flag('--drop_path', type=float, metavar='P', help="most probability that a residual branch is left out (default: 0)")
