@@ -15,7 +15,7 @@ import pandas as pd
 from .core import InputError
 from .runs import COLUMNS, Run, read_plan
 
-# %% ../nbs/13_compare.ipynb #e74811e3
+# %% ../nbs/13_compare.ipynb #a6e39139
 NUMBERS = ['split_id', 'seed', 'ranking_loss_alpha', 'epoch', 'value']
 
 def load_results(path, # results.csv as `hyperiqa_run` writes it
@@ -38,7 +38,7 @@ def load_results(path, # results.csv as `hyperiqa_run` writes it
     stated = pd.DataFrame([dict(run_id=p.run_id, arm=p.arm, **p.parameters) for p in planned])
     kept = [c for c in stated if c in ('run_id', 'arm') or c not in table]
     table = stated[kept].merge(table.drop(columns='arm'), on='run_id')
-    for key, group in table.groupby(['dataset', 'split_scheme', 'split_id']):
+    for key, group in table.groupby(['dataset', 'split_scheme', 'split_id', 'val_share']):
         if group.data.nunique() > 1:
             raise InputError(f"Runs on split {key[2]} of {key[0]} saw different data ({', '.join(group.data.unique())}), so they cannot be "
                              f"compared. Delete the older ones under {path.parent/'runs'}. {remedy}")

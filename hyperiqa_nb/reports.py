@@ -36,7 +36,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #304823c7
+# %% ../nbs/14_reports.ipynb #8f10412e
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -47,7 +47,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
                      f"{images['test']:.0f} for the test (split {g.split_id.iloc[0]}).{notes}")
     made = (runs.code == runs.model.map(code_fingerprint)).sum()
     lines.append(f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} ({', '.join(runs.arm.unique())}) "
-                 f"on {counted(runs.data.nunique(), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
+                 f"on {counted(len(runs.drop_duplicates(['dataset', 'split_id'])), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
                  f"{made} of {len(runs)} records were made by the code as it is now.")
     chosen = {'val': "the kept epoch is the one with the highest SRCC on the validation split; the test split was scored once, at the end of each run, and chose nothing",
               'test': "the kept epoch is the one with the highest SRCC **on the test split**, as in published work, which flatters the figure"}

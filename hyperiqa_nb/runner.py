@@ -6,7 +6,7 @@
 __all__ = ['execute', 'named_values', 'dataset_folder', 'plain_name', 'run_manifest', 'run_images', 'run_model', 'run_solver',
            'run_scores', 'short_name', 'Outcome', 'train_run', 'EpochBar', 'run_plan', 'run_command']
 
-# %% ../nbs/12_runner.ipynb #d1a7fb4b
+# %% ../nbs/12_runner.ipynb #e1f15163
 import argparse
 import json
 import sys
@@ -18,7 +18,7 @@ from time import perf_counter, process_time
 import pandas as pd
 
 from .core import InputError, find_project, pick
-from .runs import PlannedRun, Record, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan
+from .runs import TEST_SELECTED, PlannedRun, Record, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan
 
 # %% ../nbs/12_runner.ipynb #74ee327c
 def execute(notebook, output, # Paths: what to run, and where the executed copy goes
@@ -118,7 +118,7 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=photographs.names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #46000802
+# %% ../nbs/12_runner.ipynb #e34781b5
 def short_name(run: Run):
     "'swin', 'lite0' or 'resnet50': the backbone in one word."
     return (run.backbone or run.model.removeprefix('hyperiqa_')).split('_')[0]
@@ -149,8 +149,15 @@ def train_run(run: Run, results, # Folder of records
     from hyperiqa_nb.models import save_checkpoint
     from hyperiqa_nb.solver import log_line, open_log
     root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
-    manifest, images = run_images(run, data_dir, progress)
+    pick(checkpoint_format, ['safetensors', 'pkl'], 'checkpoint_format')
+    if checkpoint_format == 'pkl' and run.standardize:
+        raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and deviation would be lost: use safetensors.")
+    folder = Path(results)/'runs'/run.run_id
+    state = folder/f'state-{code_fingerprint(run.model)}.pt'
+    if state.exists() and not resume:
+        raise InputError(f"A training with these parameters was cut short and can go on (resume). To train from the start, delete {state}.")
     model = run_model(run)
+    manifest, images = run_images(run, data_dir, progress)
     solver = run_solver(run, model, images)
     record = Record(run, results)
     scale = dict(concat='multiscale', single='singlescale').get(run.fusion, run.fusion)
@@ -159,18 +166,17 @@ def train_run(run: Run, results, # Folder of records
     def keep(row):
         record.epoch(row)
         log.info(log_line(row))
-    state = record.folder/f'state-{code_fingerprint(run.model)}.pt'
-    if not resume: state.unlink(missing_ok=True)
-    elif state.exists(): log.info(f'resuming from {state.name}')
+    if resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
     history = solver.fit(keep, progress, state)
     log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on}")
     predictions, metrics = run_scores(solver, images, progress)
+    if run.select_on == 'test': predictions['note'] = metrics['note'] = TEST_SELECTED
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
-    folder = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
-    checkpoint = save_checkpoint(model, folder/f"best_model_srcc_{final['srcc']:.4f}_plcc_{final['plcc']:.4f}.{checkpoint_format}", score_shift=solver.shift, score_scale=solver.scale,
+    checkpoints = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
+    checkpoint = save_checkpoint(model, checkpoints/f"best_model_srcc_{final['srcc']:.4f}_plcc_{final['plcc']:.4f}.{checkpoint_format}", score_shift=solver.shift, score_scale=solver.scale,
                               score_range=[0, 100], dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
                               selected_on=run.select_on, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
-    log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}; {checkpoint.name}")
+    log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({TEST_SELECTED})' if run.select_on == 'test' else ''}; {checkpoint.name}")
     record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,

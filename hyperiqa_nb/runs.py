@@ -34,7 +34,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #6bdb4993
+# %% ../nbs/11_runs.ipynb #422a8961
 @dataclass(frozen=True)
 class Run:
     "The parameters of one training with its evaluation; an unknown or malformed one is an `InputError`."
@@ -87,6 +87,8 @@ class Run:
         for field in fields(self):
             object.__setattr__(self, field.name, cast(field.name, getattr(self, field.name), type(field.default)))
         pick(self.select_on, ['val', 'test'], 'select_on')
+        for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
+            if getattr(self, name) < 1: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be at least 1.")
 
     @property
     def cross_datasets(self) -> list:
@@ -111,22 +113,28 @@ class Run:
         "12 hex digits that stand for the parameters."
         return hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/11_runs.ipynb #8fda36e6
-ORIGINAL = dict(model='hyperiqa_resnet50', fusion='single', epochs=16, patience=16, batch_size=96, crops_per_image=25, optimizer='adam', lr=2e-5, lr_ratio=10.,
+# %% ../nbs/11_runs.ipynb #5090c448
+ORIGINAL = dict(model='hyperiqa_resnet50', backbone='resnet50.tv_in1k', fusion='single', epochs=16, patience=16, batch_size=96, crops_per_image=25, optimizer='adam', lr=2e-5, lr_ratio=10.,
                 lr_ratio_epochs=10, weight_decay=5e-4, lr_schedule='step', lda_in_backbone=True, standardize=False, test_crops='random25')
 RECIPES = dict(
     original=dict(ORIGINAL, bugs='frozen_head+constant_backbone+lost_state', select_on='test'),
     fixed=ORIGINAL,
-    fork=dict(ORIGINAL, model='hyperiqa_swin_tiny', fusion='concat', epochs=30, patience=7, crops_per_image=20, lr_ratio_epochs=0, resize='512x384',
+    fork=dict(ORIGINAL, model='hyperiqa_swin_tiny', backbone='', drop_path=.1, fusion='concat', epochs=30, patience=7, crops_per_image=20, lr_ratio_epochs=0, resize='512x384',
               test_crops='random20', bugs='frozen_head+constant_backbone+lost_state', select_on='test'),
+    dbcnn=dict(model='dbcnn', model_options='scnn=data/scnn.pkl', epochs=100, patience=100, head_epochs=50, head_lr=1e-3, batch_size=8, crops_per_image=1, crop_size=448,
+               optimizer='adam', lr=1e-5, lr_ratio=1., weight_decay=5e-4, lr_schedule='constant', loss='mse', standardize=False, test_crops='whole'),
+    maniqa=dict(model='maniqa', backbone='vit_base_patch8_224.augreg_in21k_ft_in1k', epochs=300, patience=300, batch_size=8, crops_per_image=1, resize='224x224',
+                optimizer='adam', lr=1e-5, lr_ratio=1., weight_decay=1e-5, lr_schedule='swing', lr_period=50 / 882, loss='mse', standardize=False,
+                test_crops='whole', select_on='test'),
     modern=dict(model='hyperiqa_swin_tiny', epochs=12, patience=12, batch_size=32, crops_per_image=4, lr=1e-4, lr_ratio=5., weight_decay=1e-2,
                 clip_norm=1., drop_path=.1, ema=.999))
 
 def recipe(name, # In `RECIPES`
            **changes # Parameters that are to differ
     ) -> Run:
-    "The run of a recipe."
-    return Run(**{**pick(name, RECIPES, 'recipe'), **changes})
+    "The run of a recipe. The authors of HyperIQA resized KonIQ-10k, and only that, to 512 x 384, height first."
+    resized = dict(resize='512x384') if name in ('original', 'fixed') and changes.get('dataset') == 'koniq10k' else {}
+    return Run(**{**pick(name, RECIPES, 'recipe'), **resized, **changes})
 
 # %% ../nbs/11_runs.ipynb #a380b2e6
 @dataclass(frozen=True)
@@ -241,7 +249,7 @@ def made_by(results, run_id) -> str:
     "The fingerprint of the code that made a record."
     return json.loads((Path(results)/'runs'/run_id/'run.json').read_text(encoding='utf-8'))['code']
 
-# %% ../nbs/11_runs.ipynb #c73d5dea
+# %% ../nbs/11_runs.ipynb #66a75e02
 TEST_SELECTED = 'EPOCH CHOSEN ON THE TEST SET, which flatters the figure'
 SHOWN = ['dataset', 'split_id', 'seed', 'model', 'backbone', 'fusion', 'ranking_loss_alpha', 'select_on']
 PROVENANCE = ['note', 'weights', 'code', 'commit', 'data', 'torch', 'timm', 'hardware', 'finished']
@@ -264,6 +272,7 @@ def tidy(planned: PlannedRun, results) -> pd.DataFrame:
     rows = pd.concat([final, history, about], ignore_index=True)
     rows = rows.assign(run_id=planned.run_id, arm=planned.arm, **{k: planned.parameters[k] for k in SHOWN}, **{k: facts.get(k, '') for k in PROVENANCE})
     rows['backbone'] = facts.get('backbone', planned.run.backbone)
+    if planned.run.model in OWN: rows['fusion'] = ''
     if planned.run.select_on == 'test': rows['note'] = '; '.join(filter(None, [facts.get('note', ''), TEST_SELECTED]))
     return rows.reindex(columns=COLUMNS)
 

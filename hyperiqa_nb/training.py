@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'TEST_CROPS', 'train_parser', 'has_images', 'run_of_flags', 'train_command']
 
-# %% ../nbs/16_training.ipynb #e65771a9
+# %% ../nbs/16_training.ipynb #321a4c79
 import argparse
 import sys
 from pathlib import Path
 
 from .core import InputError, find_project
-from .runs import RECIPES, Run, recipe
+from .runs import RECIPES, Run, is_done, recipe
 
-# %% ../nbs/16_training.ipynb #face6da6
+# %% ../nbs/16_training.ipynb #885a4112
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -35,8 +35,9 @@ def train_parser() -> argparse.ArgumentParser:
     flag = model.add_argument
     flag('--model', metavar='NAME', help="hyperiqa_swin_tiny (default), hyperiqa_resnet50, hyperiqa_lite0, dbcnn, maniqa, linear, ridge")
     flag('--backbone', metavar='NAME', help="any timm model (default: the model's own)")
-    flag('--no_multiscale', action='store_true', help="features of the last stage only")
-    flag('--fusion', help="of HyperIQA: concat (default), single, attention, attention_x4")
+    scales = model.add_mutually_exclusive_group().add_argument
+    scales('--no_multiscale', action='store_true', help="features of the last stage only")
+    scales('--fusion', choices=['concat', 'single', 'attention', 'attention_x4'], help="how HyperIQA joins the maps of all four stages (default: concat; single takes the last)")
     flag('--model_options', metavar='NAME=VALUE;...', help="more options of the model, such as scnn=FILE for dbcnn")
     flag('--no_pretrained', action='store_true', help="start from random weights")
     flag('--backbone_weights', metavar='FILE', help="start from the weights in this file")
@@ -47,19 +48,19 @@ def train_parser() -> argparse.ArgumentParser:
     flag('--batch_size', type=int, metavar='N', help="crops in a batch (default: 96)")
     flag('--train_patch_num', type=int, metavar='N', help="random crops of each photograph in an epoch (default: 20)")
     flag('--crop_size', type=int, metavar='PIXELS', help="side of a crop (default: 224)")
-    flag('--loss', help="l1 (default), mse, plcc, norm_in_norm")
+    flag('--loss', choices=['l1', 'mse', 'plcc', 'norm_in_norm'], help="distance to the MOS of 0-100, or correlation within a batch (default: l1)")
     flag('--ranking_loss_alpha', type=float, metavar='X', help="weight of the ranking term, whose margin is 0.1 MOS units of 0-100 (default: 0)")
-    flag('--optimizer', help="adam (default), adamw or sgd (momentum .9)")
+    flag('--optimizer', choices=['adam', 'adamw', 'sgd'], help="sgd has momentum .9 (default: adam)")
     flag('--lr', type=float, metavar='X', help="learning rate of the backbone (default: 2e-5)")
     flag('--lr_ratio', type=float, metavar='X', help="learning rate of fusion and hyper network / that of the backbone (default: 10)")
     flag('--lr_scheduler', choices=['step', 'cosine', 'swing', 'constant', 'onecycle'],
          help="step: a tenth every 6 epochs (default); cosine: annealing with warm restarts every 6 epochs; swing: down and up again along a cosine, 6 epochs each way; constant; onecycle: warm-up and one cosine")
-    flag('--weight_decay', type=float, metavar='X', help="(default: 5e-4)")
+    flag('--weight_decay', type=float, metavar='X', help="strength of the pull of all weights towards 0 (default: 5e-4)")
     flag('--clip_norm', type=float, metavar='X', help="most length of the gradient, 0 for any (default: 0)")
-    flag('--drop_path', type=float, metavar='P', help="most probability that a residual branch is left out (default: 0)")
+    flag('--drop_path', type=float, metavar='P', help="most probability that a residual branch is left out (default: 0.1, as in the recorded program)")
     flag('--ema', type=float, metavar='X', help="decay of the average over weights, such as 0.999; 0 for none (default: 0)")
     flag('--jitter', type=float, metavar='X', help="colour jitter of training crops, as a share (default: 0)")
-    flag('--precision', help="fp32 (default), bf16, fp16")
+    flag('--precision', choices=['fp32', 'bf16', 'fp16'], help="of the forward pass; weights stay fp32 (default: fp32)")
     flag('--seed', type=int, metavar='N', help="of weights, crops and dropout (default: 42)")
     flag('--deterministic', action='store_true', help="the same bits in every run on CUDA as well; slower")
     flag('--resume', action='store_true', default=False, help="go on with a training of the same flags that was cut short")
@@ -89,33 +90,35 @@ def run_of_flags(argv, # Of the command line
     from hyperiqa_nb.runner import plain_name
     take = lambda name, default=None: flags.pop(name, default)
     rest = dict(data_dir=take('data', ''), out=take('out'), resume=take('resume'), checkpoint_format=take('checkpoint_format', 'safetensors'))
-    base = recipe(take('recipe'), dataset='koniq10k') if 'recipe' in flags else Run(**DEFAULTS)
-    changes = base.changed
-    if 'dataset' in flags: flags['dataset'] = plain_name(flags['dataset'])
+    dataset = plain_name(take('dataset', 'koniq-10k'))
+    changes = (recipe(take('recipe'), dataset=dataset) if 'recipe' in flags else Run(**{**DEFAULTS, 'dataset': dataset})).changed
     if take('no_multiscale'): changes['fusion'] = 'single'
     if take('no_pretrained'): changes['pretrained'] = False
     for old, new in dict(train_patch_num='crops_per_image', lr_scheduler='lr_schedule').items():
         if old in flags: changes[new] = take(old)
     count = take('test_patch_num', TEST_CROPS)
     if take('test_random_crop'): changes['test_crops'] = f'random{count}'
-    cross, no_spaq = take('cross', []), take('no_spaq')
-    dataset = flags.get('dataset', base.dataset)
+    cross, no_spaq = [plain_name(name) for name in take('cross', [])], take('no_spaq')
+    if no_spaq and 'spaq' in cross: raise InputError("--no_spaq and --cross spaq contradict each other.")
     if not no_spaq and 'spaq' not in [dataset, *cross] and has_images('spaq', rest['data_dir']): cross = ['spaq', *cross]
     return Run(**{**changes, **flags, 'cross': ';'.join(cross)}), rest
 
-# %% ../nbs/16_training.ipynb #0341aa15
+# %% ../nbs/16_training.ipynb #da7b51e3
 def train_command(argv=None):
     "`hyperiqa_train`: train one model from the command line."
     try:
         run, rest = run_of_flags(argv)
         from tqdm import tqdm
         from hyperiqa_nb.runner import train_run
-        root = find_project() or Path.cwd()
-        done = train_run(run, Path(rest['out'] or root/'reports'/'single'), rest['data_dir'], rest['resume'], rest['checkpoint_format'], log_to=tqdm.write)
+        results = Path(rest['out'] or (find_project() or Path.cwd())/'reports'/'single')
+        if rest['resume'] and is_done(results, run.run_id):
+            print(f"This training is finished; its record is {results/'runs'/run.run_id}. Without --resume it is done again.")
+            return
+        done = train_run(run, results, rest['data_dir'], rest['resume'], rest['checkpoint_format'], log_to=tqdm.write)
     except InputError as error:
         print(f"hyperiqa_train: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("hyperiqa_train: interrupted; the same flags with --resume go on from the last complete epoch.", file=sys.stderr)
+        print("hyperiqa_train: interrupted; the same flags with --resume go on from the last complete epoch, if there is one.", file=sys.stderr)
         sys.exit(130)
     print(f"Checkpoint: {done.checkpoint}")
