@@ -118,10 +118,11 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=photographs.names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #e34781b5
+# %% ../nbs/12_runner.ipynb #9554149c
 def short_name(run: Run):
     "'swin', 'lite0' or 'resnet50': the backbone in one word."
-    return (run.backbone or run.model.removeprefix('hyperiqa_')).split('_')[0]
+    own = run.backbone if run.model.startswith('hyperiqa') else ''
+    return (own or run.model.removeprefix('hyperiqa_')).split('_')[0]
 
 @dataclass
 class Outcome:
