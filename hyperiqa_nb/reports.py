@@ -129,7 +129,7 @@ def sota_plot(results, published):
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
 
-# %% ../nbs/14_reports.ipynb #eeee017c
+# %% ../nbs/14_reports.ipynb #50d12b1a
 HEAD = ['model', 'backbone', 'fusion', 'model_options'] # Parameters that make a head
 
 def what_differs(results, plan: list, # Of `PlannedRun`
@@ -169,10 +169,10 @@ def heads_table(results, plan: list, # Of `PlannedRun`
     "Scores and costs of every arm, and what else than the head sets it apart from the first."
     scores = summary_table(results)[['test SRCC, mean', 'SRCC, median', '95 % interval', 'PLCC, mean']]
     differs = what_differs(results, plan)
-    about = run_table(results).drop_duplicates('arm').set_index('arm')[['model', 'backbone']]
+    about = run_table(results).drop_duplicates('arm').set_index('arm')[['model']]
     table = about.join(scores).join(cost_table(plan).round({'parameters (M)': 2, 'GMACs a photograph': 2, 'seconds a photograph': 3}))
-    table['differs from the first also in'] = differs
-    return table.loc[[*differs.index[differs == ''], *differs.index[differs != '']]]
+    table['also differs in'] = differs
+    return table.rename(columns={'test SRCC, mean': 'SRCC, mean', 'GMACs a photograph': 'GMACs', 'seconds a photograph': 'seconds'}).loc[[*differs.index[differs == ''], *differs.index[differs != '']]]
 
 # %% ../nbs/14_reports.ipynb #596f8e34
 def provenance_table(results) -> pd.DataFrame: # Index run_id
