@@ -44,7 +44,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     return output
 
-# %% ../nbs/12_runner.ipynb #1579aeb1
+# %% ../nbs/12_runner.ipynb #d19fa58e
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ): # dict
@@ -92,10 +92,11 @@ def run_model(run: Run):
     import torch
     from hyperiqa_nb.models import create_model, model_options
     torch.manual_seed(run.seed)
-    options = dict(backbone=run.backbone, drop_path_rate=run.drop_path, backbone_weights=run.backbone_weights, **named_values(run.model_options, 'model_options'))
+    stated = dict(backbone=run.backbone, drop_path_rate=run.drop_path, backbone_weights=run.backbone_weights)
+    options = {name: value for name, value in stated.items() if value} | named_values(run.model_options, 'model_options')
     if 'fusion' in model_options(run.model): options['fusion'] = run.fusion
     elif 'fusion' in run.changed: raise InputError(f"The model {run.model} has no fusion; leave out 'fusion' ({run.fusion}).")
-    model = create_model(run.model, pretrained=run.pretrained, **{name: value for name, value in options.items() if value})
+    model = create_model(run.model, pretrained=run.pretrained, **options)
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
     return model
 
