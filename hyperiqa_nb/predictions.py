@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['read_predictions', 'align', 'compare_predictions', 'recorded', 'compare_command']
 
-# %% ../nbs/18_predictions.ipynb #a3cf1c6d
+# %% ../nbs/18_predictions.ipynb #79d6e1f0
 import argparse
 import sys
 from pathlib import Path
 
 from .core import InputError
-from .runs import TEST_SELECTED
+from .runs import Run
 
 # %% ../nbs/18_predictions.ipynb #83982673
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
@@ -62,16 +62,16 @@ def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first
         table.loc[name, 'verdict'] = verdict(low, high, margin)
     return table.fillna(dict(verdict='baseline'))
 
-# %% ../nbs/18_predictions.ipynb #3b765b03
+# %% ../nbs/18_predictions.ipynb #2f994bec
 def recorded(results, dataset, split_id): # Folder with runs/; which runs
     "The test predictions of the recorded runs on a split: {description: Series}."
     import json
     found = {}
     for path in sorted(Path(results).glob('runs/*/run.json')):
         facts = json.loads(path.read_text(encoding='utf-8'))
-        p = facts['parameters']
-        chosen = f', {TEST_SELECTED}' if p.get('select_on') == 'test' else ''
-        if (p['dataset'], p['split_id']) == (dataset, split_id): found[f"{p['model']} {p['fusion']} alpha {p['ranking_loss_alpha']:g} seed {p['seed']} ({facts['run_id']}{chosen})"] = read_predictions(path.parent/'predictions.csv', 'test')
+        run = Run(**facts['parameters'])
+        name = f"{run.model} {run.fusion} alpha {run.ranking_loss_alpha:g} seed {run.seed} ({', '.join(filter(None, [facts['run_id'], run.caution]))})"
+        if (run.dataset, run.split_id) == (dataset, split_id): found[name] = read_predictions(path.parent/'predictions.csv', 'test')
     return found
 
 def compare_command(argv=None):

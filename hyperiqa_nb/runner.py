@@ -6,7 +6,7 @@
 __all__ = ['execute', 'named_values', 'dataset_folder', 'plain_name', 'run_manifest', 'run_images', 'run_model', 'run_solver',
            'run_scores', 'short_name', 'Outcome', 'train_run', 'EpochBar', 'run_plan', 'run_command']
 
-# %% ../nbs/12_runner.ipynb #e1f15163
+# %% ../nbs/12_runner.ipynb #148be7c6
 import argparse
 import json
 import sys
@@ -18,7 +18,7 @@ from time import perf_counter, process_time
 import pandas as pd
 
 from .core import InputError, find_project, pick
-from .runs import TEST_SELECTED, PlannedRun, Record, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan
+from .runs import PlannedRun, Record, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan, record_folder
 
 # %% ../nbs/12_runner.ipynb #74ee327c
 def execute(notebook, output, # Paths: what to run, and where the executed copy goes
@@ -119,7 +119,7 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=photographs.names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #9554149c
+# %% ../nbs/12_runner.ipynb #35f57703
 def short_name(run: Run):
     "'swin', 'lite0' or 'resnet50': the backbone in one word."
     own = run.backbone if run.model.startswith('hyperiqa') else ''
@@ -148,14 +148,13 @@ def train_run(run: Run, results, # Folder of records
               log_to=None, # Called with each line of the log
     ) -> Outcome:
     "Train, test, write the record, the log and the checkpoint."
-    from hyperiqa_nb.models import save_checkpoint
+    from hyperiqa_nb.models import FORMATS, save_checkpoint
     from hyperiqa_nb.solver import log_line, open_log
     root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
-    pick(checkpoint_format, ['safetensors', 'pkl'], 'checkpoint_format')
+    pick(checkpoint_format, [suffix.removeprefix('.') for suffix in FORMATS], 'checkpoint_format')
     if checkpoint_format == 'pkl' and run.standardize:
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and deviation would be lost: use safetensors.")
-    folder = Path(results)/'runs'/run.run_id
-    state = folder/f'state-{code_fingerprint(run.model)}.pt'
+    state = record_folder(results, run.run_id)/f'state-{code_fingerprint(run.model)}.pt'
     if state.exists() and not resume:
         raise InputError(f"A training with these parameters was cut short and can go on (resume). To train from the start, delete {state}.")
     model = run_model(run)
@@ -172,13 +171,13 @@ def train_run(run: Run, results, # Folder of records
     history = solver.fit(keep, progress, state)
     log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on}")
     predictions, metrics = run_scores(solver, images, progress)
-    if run.select_on == 'test': predictions['note'] = metrics['note'] = TEST_SELECTED
+    if run.caution: predictions['note'] = metrics['note'] = run.caution
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
     checkpoints = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
     checkpoint = save_checkpoint(model, checkpoints/f"best_model_srcc_{final['srcc']:.4f}_plcc_{final['plcc']:.4f}.{checkpoint_format}", score_shift=solver.shift, score_scale=solver.scale,
                               score_range=[0, 100], dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
                               selected_on=run.select_on, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
-    log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({TEST_SELECTED})' if run.select_on == 'test' else ''}; {checkpoint.name}")
+    log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({run.caution})' if run.caution else ''}; {checkpoint.name}")
     record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
@@ -186,7 +185,7 @@ def train_run(run: Run, results, # Folder of records
     state.unlink(missing_ok=True)
     return Outcome(run, manifest, images, solver, predictions, metrics, checkpoint)
 
-# %% ../nbs/12_runner.ipynb #58ba44b8
+# %% ../nbs/12_runner.ipynb #d08534f7
 class EpochBar:
     "A progress bar over the epochs of a plan, which reads the histories that the runs write."
     def __init__(self, missing: list, results):
@@ -196,7 +195,7 @@ class EpochBar:
 
     def watch(self, planned, number, count, finished):
         "Follow one run until the event `finished`; early stopping counts as its last epochs."
-        history = Path(self.results)/'runs'/planned.run_id/'history.csv'
+        history = record_folder(self.results, planned.run_id)/'history.csv'
         self.bar.set_description(f"run {number}/{count} {planned.arm} split {planned.run.split_id}", refresh=False)
         while not finished.wait(1):
             rows = max(0, len(history.read_text().splitlines()) - 1) if history.exists() else 0
@@ -204,7 +203,7 @@ class EpochBar:
         self.before += planned.run.epochs
         self.bar.update(self.before - self.bar.n)
 
-# %% ../nbs/12_runner.ipynb #e31de004
+# %% ../nbs/12_runner.ipynb #940f8012
 def run_plan(plan, results, # The plan's file; the folder of its records
              data_dir='', # Where the dataset lies; '' for data/NAME
              rerun=False, # Also execute runs whose record was made by other code
@@ -221,9 +220,9 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     for number, p in enumerate(missing, 1):
         finished = Event()
         watcher = Thread(target=bar.watch, args=(p, number, len(missing), finished))
-        (results/'runs'/p.run_id/'history.csv').unlink(missing_ok=True)
+        (record_folder(results, p.run_id)/'history.csv').unlink(missing_ok=True)
         watcher.start()
-        try: execute(notebook, results/'runs'/p.run_id/'train.ipynb', dict(p.parameters, results=str(results.resolve()), data_dir=str(data_dir), progress=False))
+        try: execute(notebook, record_folder(results, p.run_id)/'train.ipynb', dict(p.parameters, results=str(results.resolve()), data_dir=str(data_dir), progress=False))
         except (InputError, RuntimeError) as error: failed[p] = str(error)
         finally:
             finished.set()

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'TEST_CROPS', 'train_parser', 'has_images', 'run_of_flags', 'train_command']
 
-# %% ../nbs/16_training.ipynb #321a4c79
+# %% ../nbs/16_training.ipynb #b288ed94
 import argparse
 import sys
 from pathlib import Path
 
 from .core import InputError, find_project
-from .runs import RECIPES, Run, is_done, recipe
+from .runs import RECIPES, Run, is_done, recipe, record_folder
 
 # %% ../nbs/16_training.ipynb #885a4112
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
@@ -103,7 +103,7 @@ def run_of_flags(argv, # Of the command line
     if not no_spaq and 'spaq' not in [dataset, *cross] and has_images('spaq', rest['data_dir']): cross = ['spaq', *cross]
     return Run(**{**changes, **flags, 'cross': ';'.join(cross)}), rest
 
-# %% ../nbs/16_training.ipynb #da7b51e3
+# %% ../nbs/16_training.ipynb #89852ef8
 def train_command(argv=None):
     "`hyperiqa_train`: train one model from the command line."
     try:
@@ -112,7 +112,7 @@ def train_command(argv=None):
         from hyperiqa_nb.runner import train_run
         results = Path(rest['out'] or (find_project() or Path.cwd())/'reports'/'single')
         if rest['resume'] and is_done(results, run.run_id):
-            print(f"This training is finished; its record is {results/'runs'/run.run_id}. Without --resume it is done again.")
+            print(f"This training is finished; its record is {record_folder(results, run.run_id)}. Without --resume it is done again.")
             return
         done = train_run(run, results, rest['data_dir'], rest['resume'], rest['checkpoint_format'], log_to=tqdm.write)
     except InputError as error:
