@@ -20,19 +20,24 @@ from timm.models import clean_state_dict, get_pretrained_cfg, is_model_in_module
 
 from .core import InputError
 
-# %% ../nbs/04_backbones.ipynb #99356baf
+# %% ../nbs/04_backbones.ipynb #701e161e
 class Backbone(nn.Module):
     "Four feature maps of a timm network, finest first."
     def __init__(self, features, name, cfg, weights_source):
         super().__init__()
         self.features, self.name, self.weights_source = features, name, weights_source
         self.channels, self.reductions = features.feature_info.channels(), features.feature_info.reduction()
-        self.mean, self.std = tuple(cfg.mean), tuple(cfg.std)
+        self.mean, self.std, self.size = tuple(cfg.mean), tuple(cfg.std), tuple(cfg.input_size)
         self.nhwc = getattr(features, 'output_fmt', 'NCHW') == 'NHWC' # A network that does not say is NCHW
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ) -> list: # Four maps (B, C, h, w)
-        maps = self.features(x)
+        try: maps = self.features(x)
+        except (AssertionError, IndexError, RuntimeError) as error: # Some networks of timm are built for one size, and each says so in its own way
+            built = self.size[-2:]
+            if tuple(x.shape[-2:]) == built or isinstance(error, torch.OutOfMemoryError): raise
+            raise InputError(f"The backbone '{self.name}' was built for {built[0]}x{built[1]} pixels and cannot take {x.shape[-2]}x{x.shape[-1]} ({error}). "
+                             f"Use crops of {built[0]} pixels in training and test (not 'whole'), or another backbone.") from None
         return [m.permute(0, 3, 1, 2) for m in maps] if self.nhwc else maps
 
     def freeze(self, count: int # Maps, finest first; 1 to 4
@@ -40,12 +45,12 @@ class Backbone(nn.Module):
         "Take the weights on which the first `count` maps depend out of training."
         if not 1 <= count <= 4: raise InputError(f"A backbone has four maps; it cannot freeze {count} of them.")
         training, parameters = self.training, [p for p in self.parameters() if p.requires_grad]
-        maps = self.eval()(torch.zeros(1, 3, 64, 64))
+        maps = self.eval()(torch.zeros(1, *self.size))
         used = torch.autograd.grad(sum(m.sum() for m in maps[:count]), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, used): parameter.requires_grad_(gradient is None)
         self.train(training)
 
-# %% ../nbs/04_backbones.ipynb #b597f811
+# %% ../nbs/04_backbones.ipynb #080f40fe
 def _create(name, **options):
     try: return timm.create_model(name, **options)
     except TypeError as error:
@@ -57,7 +62,7 @@ def _features(name, **options):
     "timm's feature network with four maps; sizes and aspect ratios are left open."
     family = lambda *modules: is_model_in_modules(name, modules)
     if family('swin_transformer', 'swin_transformer_v2'): options = dict(strict_img_size=False) | options
-    if family('vision_transformer', 'deit'):
+    if family('vision_transformer', 'deit', 'beit', 'eva'):
         options = dict(dynamic_img_size=True, dynamic_img_pad=True) | options
         depth = len(_create(name, features_only=True, **options).model.blocks)
         indices = tuple(depth * k // 4 - 1 for k in (1, 2, 3, 4))

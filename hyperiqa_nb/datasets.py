@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'READERS', 'SCHEMES', 'Manifest', 'refuse_first', 'check_scores', 'make_manifest', 'resolve', 'read_table',
            'read_demo', 'read_livec', 'read_koniq10k', 'read_spaq', 'read_biq2021', 'read_kadid10k', 'read_tid2013',
-           'read_csiq', 'read_csv', 'dataset_name', 'default_folder', 'load_dataset', 'split_dataset', 'check_leaks']
+           'read_csiq', 'read_csv', 'dataset_name', 'dataset_folder', 'load_dataset', 'split_dataset', 'check_leaks']
 
 # %% ../nbs/02_datasets.ipynb #9007ca0b
 import hashlib
@@ -210,7 +210,7 @@ def read_csv(path, root, image_column='image', mos_column='mos', split_column='s
     table = read_table(path, columns, 'your dataset')
     return make_manifest(path.stem, root, table, path.name, score_min, score_max, lower_better, missing)
 
-# %% ../nbs/02_datasets.ipynb #f37484c2
+# %% ../nbs/02_datasets.ipynb #12946a6e
 READERS = dict(demo=read_demo, livec=read_livec, koniq10k=read_koniq10k, spaq=read_spaq, biq2021=read_biq2021,
                kadid10k=read_kadid10k, tid2013=read_tid2013, csiq=read_csiq)
 
@@ -219,19 +219,20 @@ def dataset_name(name) -> str:
     short = ''.join(c for c in str(name).lower() if c.isalnum())
     return short if short in READERS else pick(name, list(READERS), 'dataset')
 
-def default_folder(name) -> Path:
-    "`data/NAME` in the project, or in the current folder outside of one."
-    return (find_project() or Path.cwd())/'data'/name
+def dataset_folder(name, root=None) -> Path:
+    "`root/NAME` if there is such a folder, or else `root`. Without a root: data/NAME in the project, or in the current folder outside of one."
+    if root is None: return (find_project() or Path.cwd())/'data'/name
+    return Path(root)/name if (Path(root)/name).is_dir() else Path(root)
 
 def load_dataset(name, # A name in `READERS`, or the path of a CSV file
-                 root=None, # Its folder; None: data/NAME in the project, or the folder of the CSV file
+                 root=None, # Its folder, or one of folders named after the datasets; None: data/NAME in the project, or the folder of the CSV file
                  **options # The reader's, such as missing='drop', for KonIQ size='1024x768', for a CSV file its columns and score range
     ) -> Manifest:
     "Read a dataset from its owner's files."
     if str(name).lower().endswith('.csv'): reader, folder = partial(read_csv, Path(name)), Path(root or Path(name).parent)
     else:
         name = dataset_name(name)
-        reader, folder = READERS[name], Path(root or default_folder(name))
+        reader, folder = READERS[name], dataset_folder(name, root)
     for option in options: pick(option, list(signature(reader).parameters)[1:], f'option of {name}')
     manifest = reader(folder, **options)
     notes = dict.fromkeys(f/'NOTE.txt' for f in (folder, manifest.root) if (f/'NOTE.txt').is_file())
