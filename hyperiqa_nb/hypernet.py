@@ -63,7 +63,7 @@ class TargetNet(nn.Module):
             x = torch.baddbmm(bias[:, :, None], weight, x.sigmoid() if n else x)
         return x.flatten()
 
-# %% ../nbs/06_hypernet.ipynb #a277f6e0
+# %% ../nbs/06_hypernet.ipynb #883421dd
 class HyperNet(nn.Module):
     "HyperIQA on any timm backbone."
     def __init__(self, backbone: str = 'swin_tiny_patch4_window7_224', # Any timm model
@@ -73,21 +73,22 @@ class HyperNet(nn.Module):
                  backbone_weights: str | None = None, # A file with the backbone's weights
                  hyper_in_channels: int = 112, # Channels of the fused map
                  fusion_widths: tuple = (512, 256), # Channels inside the fusion's convolutions
+                 dropout: float = 0., # Probability that a channel of the backbone's maps is left out in training
                  **timm_options # For `create_backbone`
                 ):
         super().__init__()
         fusion = fusion or ('concat' if use_multiscale else 'single')
         self.backbone = create_backbone(backbone, pretrained, backbone_weights, **timm_options)
         self.fusion = create_fusion(fusion, self.backbone.channels, hyper_in_channels, widths=tuple(fusion_widths))
-        self.lda = LocalDistortionAware(self.backbone.channels)
+        self.dropout, self.lda = nn.Dropout2d(dropout), LocalDistortionAware(self.backbone.channels)
         self.heads, self.target = HyperHeads(hyper_in_channels), TargetNet()
         self.config = dict(backbone=backbone, fusion=fusion, hyper_in_channels=hyper_in_channels,
-                           fusion_widths=list(fusion_widths), **timm_options)
+                           fusion_widths=list(fusion_widths), dropout=dropout, **timm_options)
         self.mean, self.std = self.backbone.mean, self.backbone.std
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ) -> torch.Tensor: # (B,) raw score, higher is better
-        maps = self.backbone(x)
+        maps = [self.dropout(m) for m in self.backbone(x)]
         return self.target(self.lda(maps), self.heads(self.fusion(maps)))
 
     def parameter_groups(self, lda_in_backbone: bool = False # Give the local distortion aware modules the backbone's rate

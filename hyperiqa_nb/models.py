@@ -144,7 +144,7 @@ def convert_original(tensors: dict # State dict
     "Translate a state dict that one of the original programs saved."
     return next(((name, *found) for name, convert in ORIGINALS.items() if (found := convert(tensors))), None)
 
-# %% ../nbs/07_models.ipynb #ac41ebfa
+# %% ../nbs/07_models.ipynb #98de0422
 def _read(path):
     "(tensors, record) of a checkpoint, ours or the original programs'."
     tensors = read_tensors(path)
@@ -164,7 +164,7 @@ def _read(path):
 
 def _fill(model, tensors, config, path):
     plain = lambda value: value.split('.')[0] if isinstance(value, str) else value # A backbone's name without the tag of its weights
-    reasons = [f"{k} is {config[k]} in the file and {model.config[k]} in the model" for k in sorted({*config, *model.config} - {'model', 'drop_path_rate'})
+    reasons = [f"{k} is {config[k]} in the file and {model.config[k]} in the model" for k in sorted({*config, *model.config} - {'model', 'drop_path_rate', 'dropout'})
                if k in config and k in model.config and plain(config[k]) != plain(model.config[k])]
     try: reasons or model.load_state_dict(tensors)
     except RuntimeError as error: reasons = [textwrap.shorten(str(error).partition(':')[2], 160)]
