@@ -44,7 +44,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     return output
 
-# %% ../nbs/12_runner.ipynb #bd123853
+# %% ../nbs/12_runner.ipynb #38dd015a
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ): # dict
@@ -92,7 +92,10 @@ def run_model(run: Run):
     options = {name: value for name, value in stated.items() if value} | named_values(run.model_options, 'model_options')
     if 'fusion' in model_options(run.model): options['fusion'] = run.fusion
     elif 'fusion' in run.changed: raise InputError(f"The model {run.model} has no fusion; leave out 'fusion' ({run.fusion}).")
-    model = create_model(run.model, pretrained=run.pretrained, **options)
+    try: model = create_model(run.model, pretrained=run.pretrained, **options)
+    except (TypeError, ValueError) as error: # What a network says of an option's value
+        if isinstance(error, InputError) or not run.model_options: raise
+        raise InputError(f"model_options is '{run.model_options}', which {run.model} refuses: {error}.") from None
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
     return model
 
