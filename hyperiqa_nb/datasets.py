@@ -210,7 +210,7 @@ def read_csv(path, root, image_column='image', mos_column='mos', split_column='s
     table = read_table(path, columns, 'your dataset')
     return make_manifest(path.stem, root, table, path.name, score_min, score_max, lower_better, missing)
 
-# %% ../nbs/02_datasets.ipynb #12946a6e
+# %% ../nbs/02_datasets.ipynb #99955170
 READERS = dict(demo=read_demo, livec=read_livec, koniq10k=read_koniq10k, spaq=read_spaq, biq2021=read_biq2021,
                kadid10k=read_kadid10k, tid2013=read_tid2013, csiq=read_csiq)
 
@@ -221,7 +221,7 @@ def dataset_name(name) -> str:
 
 def dataset_folder(name, root=None) -> Path:
     "`root/NAME` if there is such a folder, or else `root`. Without a root: data/NAME in the project, or in the current folder outside of one."
-    if root is None: return (find_project() or Path.cwd())/'data'/name
+    if not root: return (find_project() or Path.cwd())/'data'/name
     return Path(root)/name if (Path(root)/name).is_dir() else Path(root)
 
 def load_dataset(name, # A name in `READERS`, or the path of a CSV file

@@ -36,7 +36,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #8f10412e
+# %% ../nbs/14_reports.ipynb #1b926cca
 def summary_lines(results, metric='srcc') -> list: # Of str
     "The report in a few plain sentences: data, runs, protocol, and for each dataset the result."
     runs, name, lines = run_table(results), NAMES[metric], []
@@ -49,11 +49,13 @@ def summary_lines(results, metric='srcc') -> list: # Of str
     lines.append(f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} ({', '.join(runs.arm.unique())}) "
                  f"on {counted(len(runs.drop_duplicates(['dataset', 'split_id'])), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
                  f"{made} of {len(runs)} records were made by the code as it is now.")
-    chosen = {'val': "the kept epoch is the one with the highest SRCC on the validation split; the test split was scored once, at the end of each run, and chose nothing",
-              'test': "the kept epoch is the one with the highest SRCC **on the test split**, as in published work, which flatters the figure"}
-    for select_on, g in runs.groupby('select_on', sort=False):
-        which = '' if runs.select_on.nunique() == 1 else f" for {', '.join(g.arm.unique())}"
-        lines.append(f"**Protocol**{which}: {chosen[select_on]}. Test crops: {', '.join(g.test_crops.unique())}.")
+    chosen = dict(val="on the validation split; the test split was scored once, at the end of each run, and chose nothing",
+                  test="**on the test split**, as in published work, which flatters the figure")
+    extreme = dict(srcc='highest SRCC', mae='lowest mean absolute error')
+    protocols = runs.groupby(['select_on', 'select_by'], sort=False)
+    for (select_on, select_by), g in protocols:
+        which = '' if len(protocols) == 1 else f" for {', '.join(g.arm.unique())}"
+        lines.append(f"**Protocol**{which}: the kept epoch is the one with the {extreme[select_by]} {chosen[select_on]}. Test crops: {', '.join(g.test_crops.unique())}.")
     for dataset, g in runs.groupby('dataset', sort=False):
         means = pd.Series({arm: np.mean(split_means(same[metric], same.data).to_numpy()) for arm, same in g.groupby('arm', sort=False)})
         best, baseline = means.fillna(-1).idxmax(), g.arm.iloc[0]

@@ -44,7 +44,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     return output
 
-# %% ../nbs/12_runner.ipynb #38dd015a
+# %% ../nbs/12_runner.ipynb #5a3c9d74
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ): # dict
@@ -66,7 +66,7 @@ def plain_name(dataset # As people write it
 def run_manifest(run: Run, data_dir=''): # See `run_images`
     "The dataset of a run, divided."
     from hyperiqa_nb.datasets import load_dataset, split_dataset
-    manifest = load_dataset(run.dataset, data_dir or None, **named_values(run.dataset_options, 'dataset_options'))
+    manifest = load_dataset(run.dataset, data_dir, **named_values(run.dataset_options, 'dataset_options'))
     return split_dataset(manifest, run.split_id, run.split_scheme, run.val_share)
 
 def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders named after the datasets; '' for data/NAME
@@ -76,7 +76,7 @@ def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders nam
     from hyperiqa_nb.datasets import load_dataset
     images = lambda manifest: load_images(manifest, run.crop_size, progress, run.resize)
     manifest = run_manifest(run, data_dir)
-    others = {name: load_dataset(name, data_dir or None, missing='drop') for name in run.cross_datasets}
+    others = {name: load_dataset(name, data_dir, missing='drop') for name in run.cross_datasets}
     for name, other in others.items():
         if name == run.dataset or other.root.resolve() == manifest.root.resolve():
             raise InputError(f"cross: '{name}' is the dataset that is trained on, or lies in the same folder {other.root}.")
@@ -118,7 +118,7 @@ def run_scores(solver, images: dict, progress=True) -> tuple:
         predictions.append(pd.DataFrame(dict(image=photographs.names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../nbs/12_runner.ipynb #35f57703
+# %% ../nbs/12_runner.ipynb #8526bdc3
 def short_name(run: Run):
     "'swin', 'lite0' or 'resnet50': the backbone in one word."
     own = run.backbone if run.model.startswith('hyperiqa') else ''
@@ -168,14 +168,14 @@ def train_run(run: Run, results, # Folder of records
         log.info(log_line(row))
     if resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
     history = solver.fit(keep, progress, state)
-    log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on}")
+    log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on} by {run.select_by}")
     predictions, metrics = run_scores(solver, images, progress)
     if run.caution: predictions['note'] = metrics['note'] = run.caution
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
     checkpoints = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
     checkpoint = save_checkpoint(model, checkpoints/f"best_model_srcc_{final['srcc']:.4f}_plcc_{final['plcc']:.4f}.{checkpoint_format}", score_shift=solver.shift, score_scale=solver.scale,
                               score_range=[0, 100], dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
-                              selected_on=run.select_on, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
+                              selected_on=run.select_on, selected_by=run.select_by, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
     log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({run.caution})' if run.caution else ''}; {checkpoint.name}")
     record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),

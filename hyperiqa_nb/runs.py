@@ -35,7 +35,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #0eff1efd
+# %% ../nbs/11_runs.ipynb #bd1a5937
 TEST_SELECTED = 'EPOCH CHOSEN ON THE TEST SET, which flatters the figure'
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
     pretrained: bool = True # Start from ImageNet weights
     backbone_weights: str = '' # A file with the backbone's weights, '' for none
     epochs: int = 8 # At most
-    patience: int = 7 # Epochs without a better validation SRCC before stopping
+    patience: int = 7 # Epochs without a better one before stopping
     batch_size: int = 16 # Crops
     crops_per_image: int = 2 # In an epoch
     crop_size: int = 224 # Pixels
@@ -83,6 +83,7 @@ class Run:
     lr_ratio_epochs: int = 0 # Epochs with `lr_ratio`, after which it is 1; 0 for all
     bugs: str = '' # Of the original loop, see `BUGS`; joined by '+'
     select_on: str = 'val' # What chooses the epoch: 'val', or 'test' as published work did
+    select_by: str = 'srcc' # By the highest 'srcc' there, or the lowest 'mae' (mean absolute error)
     cross: str = '' # Other datasets that are judged after every epoch, such as 'spaq;biq2021'
     deterministic: bool = False # The same bits on CUDA, too
 
@@ -90,6 +91,7 @@ class Run:
         for field in fields(self):
             object.__setattr__(self, field.name, cast(field.name, getattr(self, field.name), type(field.default)))
         pick(self.select_on, ['val', 'test'], 'select_on')
+        pick(self.select_by, ['srcc', 'mae'], 'select_by')
         for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
             if getattr(self, name) < 1: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be at least 1.")
 
@@ -262,8 +264,8 @@ def made_by(results, run_id) -> str:
     "The fingerprint of the code that made a record."
     return json.loads((record_folder(results, run_id)/'run.json').read_text(encoding='utf-8'))['code']
 
-# %% ../nbs/11_runs.ipynb #a659faeb
-SHOWN = ['dataset', 'split_id', 'seed', 'model', 'backbone', 'fusion', 'ranking_loss_alpha', 'select_on']
+# %% ../nbs/11_runs.ipynb #42293298
+SHOWN = ['dataset', 'split_id', 'seed', 'model', 'backbone', 'fusion', 'ranking_loss_alpha', 'select_on', 'select_by']
 PROVENANCE = ['note', 'weights', 'code', 'commit', 'data', 'torch', 'timm', 'hardware', 'finished']
 FACTS = dict(parameters='parameter_count', seconds='seconds', cpu_seconds='cpu_seconds', best_epoch='best_epoch', epochs_run='epochs_run')
 COLUMNS = ['run_id', 'arm', *SHOWN, 'test_crops', 'split', 'epoch', 'metric', 'value', *PROVENANCE]

@@ -128,7 +128,7 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../nbs/10_solver.ipynb #9861453a
+# %% ../nbs/10_solver.ipynb #a6c14346
 OPTIMIZERS = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=partial(torch.optim.SGD, momentum=.9))
 PRECISIONS = dict(fp32='no', bf16='bf16', fp16='fp16')
 PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights']
@@ -137,7 +137,7 @@ class Solver:
     "Trains `model` on `train`, judges every epoch on `val`, and ends with the weights of the best one."
     def __init__(self, model, train: ImageSet, val: ImageSet,
                  others=None, # Sets that are judged after every epoch as well: {name: ImageSet}
-                 epochs=8, patience=7, # Most epochs; epochs without a better SRCC before stopping
+                 epochs=8, patience=7, # Most epochs; epochs without a better one before stopping
                  batch_size=16, crops_per_image=2, crop_size=224, jitter=0., # Crops at once; crops of a photograph in an epoch; pixels; see `TrainCrops`
                  optimizer='adamw', lr=2e-4, lr_ratio=5., weight_decay=1e-3, # Backbone's rate; head's rate / backbone's rate
                  lr_schedule='onecycle', lr_period=6, lr_ratio_epochs=0, bugs='', # See `lr_factor`; see `group_rates`
@@ -147,7 +147,7 @@ class Solver:
                  head_epochs=0, head_lr=1e-3, # Epochs at the start in which SGD with momentum .9 trains the head alone; its rate
                  lda_in_backbone=False, # Give the local distortion aware modules the backbone's rate
                  test_crops='grid9', # Crops of the validation
-                 select_on='val', # The set whose SRCC chooses the epoch
+                 select_on='val', select_by='srcc', # The set that chooses the epoch; by the highest 'srcc', or the lowest 'mae'
                  precision='fp32', deterministic=False, seed=42):
         self.options = {name: value for name, value in locals().items() if isinstance(value, (bool, int, float, str))}
         parse_crops(test_crops)
@@ -158,6 +158,7 @@ class Solver:
         if deterministic: make_deterministic()
         self.judged = dict(val=val, **(others or {}))
         pick(select_on, self.judged, 'select_on')
+        pick(select_by, ['srcc', 'mae'], 'select_by')
         for name, images in self.judged.items():
             if len(images) < 5: raise InputError(f"The set '{name}' has {len(images)} photographs; judging an epoch needs at least 5.")
         self.accelerator = Accelerator(mixed_precision=pick(precision, PRECISIONS, 'precision'))
@@ -170,7 +171,7 @@ class Solver:
         self.crops = TrainCrops(train, crop_size, crops_per_image, batch_size, jitter=jitter, seed=seed)
         self.loss = IQALoss(ranking_loss_alpha, ranking_margin, loss)
         self.shift, self.scale = (float(train.mos.mean()), float(train.mos.std()) or 1.) if standardize else (0., 1.)
-        self.epochs, self.patience, self.seed, self.test_crops, self.crop_size, self.select_on = epochs, patience, seed, test_crops, crop_size, select_on
+        self.epochs, self.patience, self.seed, self.test_crops, self.crop_size, self.select_on, self.select_by = epochs, patience, seed, test_crops, crop_size, select_on, select_by
         self.clip_norm, self.freeze_norm, self.head_epochs, self.bugs = clip_norm, freeze_norm, head_epochs, parse_bugs(bugs)
         pick(lr_schedule, SCHEDULES, 'lr_schedule')
         def rates(epoch): # Complete epochs, with fractions
@@ -237,9 +238,13 @@ class Solver:
         return float(self.loss(self.net.head(features).flatten() * self.scale + self.shift, targets * self.scale + self.shift))
 
     def judge(self, progress=False) -> dict:
-        "SRCC, PLCC and so on for every set that is watched: val_srcc, val_plcc, ..."
-        return {f'{name}_{metric}': float(value) for name, images in self.judged.items()
-                for metric, value in evaluate(self.predict(images, progress=progress), images.mos).items()}
+        "SRCC, PLCC and so on, and the mean absolute error, for every set that is watched: val_srcc, val_plcc, ..., val_mae."
+        row = {}
+        for name, images in self.judged.items():
+            scores = self.predict(images, progress=progress)
+            figures = evaluate(scores, images.mos) | dict(mae=np.abs(scores - images.mos).mean())
+            row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
+        return row
 
     def fit(self, on_epoch=None, # Called with each row of the history as a dict
             progress=True, # Show a bar over all batches
@@ -256,8 +261,9 @@ class Solver:
                 row = dict(epoch=epoch, loss=self.train_epoch(epoch, bar), **{'lr_' + g['name']: g['lr'] for g in self.optimizer.param_groups})
                 row |= self.judge(progress)
                 row['seconds'] = perf_counter() - start
-                score = np.nan_to_num(row[f'{self.select_on}_srcc'], nan=-1.)
-                bar.set_postfix(epoch=epoch, srcc=f'{score:.4f}')
+                srcc, mae = np.nan_to_num(row[f'{self.select_on}_srcc'], nan=-1.), row[f'{self.select_on}_mae']
+                score = srcc if self.select_by == 'srcc' else -mae
+                bar.set_postfix(epoch=epoch, srcc=f'{srcc:.4f}')
                 self.rows.append(row)
                 if score > self.best:
                     self.best, self.best_epoch = float(score), epoch

@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, is_done, recipe, record_folder
 
-# %% ../nbs/16_training.ipynb #a71af1e8
+# %% ../nbs/16_training.ipynb #58d14f7d
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -79,7 +79,7 @@ def train_parser() -> argparse.ArgumentParser:
 def has_images(name, data_dir) -> bool:
     "Is the folder of SPAQ, or of another dataset, there with photographs?"
     from hyperiqa_nb.datasets import load_dataset
-    try: return len(load_dataset(name, data_dir or None, missing='drop')) > 0
+    try: return len(load_dataset(name, data_dir, missing='drop')) > 0
     except InputError: return False
 
 def run_of_flags(argv, # Of the command line
