@@ -107,7 +107,7 @@ def sota_table(results, published: pd.DataFrame, # From `load_published`
     return pd.DataFrame({'status': table.status, 'model': table.model + elsewhere, 'SRCC': digits('srcc', 4), 'PLCC': digits('plcc', 4),
                          'parameters (M)': digits('parameters_m', 1), 'what differs': differs, 'source; notes': about}).set_index(['status', 'model'])
 
-# %% ../nbs/14_reports.ipynb #5c278b97
+# %% ../nbs/14_reports.ipynb #155354ce
 def sota_plot(results, published):
     "SRCC against parameters, a panel for each dataset; only rows trained and tested on the same dataset."
     import matplotlib.pyplot as plt
@@ -125,7 +125,7 @@ def sota_plot(results, published):
                         ha='right' if left else 'left', arrowprops=dict(arrowstyle='-', color='.7', shrinkB=4))
         alone = '' if 'reported' in set(rows.status) else ': nothing published, NOT COMPARABLE with another panel'
         ax.set(xscale='log', ylabel='SRCC', title=dataset + alone, xlim=(table.parameters_m.min() / 12, table.parameters_m.max() * 5),
-               ylim=(middle - span * .65, middle + span * .65))
+               ylim=(middle - span * .65, max(middle + span * .65, y + span / 12)))
         ax.xaxis.set_major_formatter('{x:g}')
         ax.legend(loc='lower right')
     ax.set_xlabel('parameters (millions, log scale)')
