@@ -13,13 +13,13 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, is_done, recipe, record_folder
 
-# %% ../nbs/16_training.ipynb #58d14f7d
+# %% ../nbs/16_training.ipynb #c1541013
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_train`."
-    p = argparse.ArgumentParser(prog='hyperiqa_train', formatter_class=lambda prog: argparse.HelpFormatter(prog, width=110, max_help_position=32), argument_default=argparse.SUPPRESS, description=
+    p = argparse.ArgumentParser(prog='hyperiqa_train', formatter_class=lambda prog: argparse.HelpFormatter(prog, width=96, max_help_position=32), argument_default=argparse.SUPPRESS, description=
         "Train one model, choose the epoch on the validation split, test it once, and write a log (logs/), a checkpoint (checkpoints/) and a record (--out).")
     p.add_argument('--recipe', choices=list(RECIPES), help="start from these settings (default: those of 'fork', without its loop's bugs and with the epoch chosen on validation)")
     data = p.add_argument_group('data')
@@ -102,7 +102,7 @@ def run_of_flags(argv, # Of the command line
     if not no_spaq and 'spaq' not in [dataset, *cross] and has_images('spaq', rest['data_dir']): cross = ['spaq', *cross]
     return Run(**{**changes, **flags, 'cross': ';'.join(cross)}), rest
 
-# %% ../nbs/16_training.ipynb #89852ef8
+# %% ../nbs/16_training.ipynb #7c2f616b
 def train_command(argv=None):
     "`hyperiqa_train`: train one model from the command line."
     try:
@@ -115,7 +115,8 @@ def train_command(argv=None):
             return
         done = train_run(run, results, rest['data_dir'], rest['resume'], rest['checkpoint_format'], log_to=tqdm.write)
     except InputError as error:
-        print(f"hyperiqa_train: {error}", file=sys.stderr)
+        words = str(error).replace('a file of weights', '--backbone_weights FILE').replace('pretrained=False', '--no_pretrained')
+        print(f"hyperiqa_train: {words}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("hyperiqa_train: interrupted; the same flags with --resume go on from the last complete epoch, if there is one.", file=sys.stderr)
