@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROP_MODES', 'parse_size', 'load_image', 'ImageSet', 'PixelStore', 'load_images', 'parse_crops', 'crop_boxes',
-           'jitter_colors', 'TrainCrops', 'normalize']
+           'test_views', 'jitter_colors', 'TrainCrops', 'normalize']
 
 # %% ../nbs/03_crops.ipynb #e8f0e0ef
 import tempfile
@@ -105,30 +105,31 @@ def load_images(manifest: Manifest, # Rows to decode
     if broken: raise InputError(f"{len(broken)} of {len(names)} photographs cannot be used:\n" + '\n'.join(broken))
     return ImageSet(names, store.get(kept), manifest.table['mos'].to_numpy(np.float32))
 
-# %% ../nbs/03_crops.ipynb #a26af8f0
+# %% ../nbs/03_crops.ipynb #e5920d47
 CROP_MODES = ['center', 'grid', 'random', 'whole']
 
-def parse_crops(test_crops, # 'center', 'grid9', 'random20' or 'whole'
-    ): # (mode, count)
-    "Split the name of a test mode into its word and its number."
-    mode = str(test_crops).rstrip('0123456789')
-    count = int(str(test_crops)[len(mode):] or 1)
+def parse_crops(test_crops, # 'center', 'grid9', 'random20' or 'whole'; with '+flip' mirrored as well
+    ): # (mode, count, whether mirrored as well)
+    "Split the name of a test mode into its parts."
+    boxes = str(test_crops).removesuffix('+flip')
+    mode = boxes.rstrip('0123456789')
+    count = int(boxes[len(mode):] or 1)
     pick(mode, CROP_MODES, 'test crop mode')
     if mode == 'grid' and (isqrt(count)**2 != count or count < 4):
         raise InputError(f"test_crops '{test_crops}': a grid needs a square number of crops, such as grid4, grid9 or grid25.")
     if mode in ('center', 'whole') and count != 1:
         raise InputError(f"test_crops '{test_crops}': '{mode}' is one crop; {count} of them would be {count} times the same.")
     if count < 1: raise InputError(f"test_crops '{test_crops}': at least one crop is needed.")
-    return mode, count
+    return mode, count, boxes != str(test_crops)
 
 def crop_boxes(height, width, # Of the photograph, in pixels
-               test_crops='grid9', # 'center', 'grid9', 'random20' or 'whole'
+               test_crops='grid9', # See `parse_crops`
                size=224, # Of a crop, in pixels
                name='', # Of the photograph: random crops depend on it
                seed=42,
     ): # [(top, left, height, width)]
     "The crops of one photograph in a test."
-    mode, count = parse_crops(test_crops)
+    mode, count, _ = parse_crops(test_crops)
     down, right = height - size, width - size
     if mode == 'whole': return [(0, 0, height, width)]
     if mode == 'center': corners = [(down//2, right//2)]
@@ -137,6 +138,13 @@ def crop_boxes(height, width, # Of the photograph, in pixels
         corners = [(round(t), round(l)) for t in np.linspace(0, down, side) for l in np.linspace(0, right, side)]
     else: corners = np.random.default_rng([seed, zlib.crc32(name.encode())]).integers(0, [down+1, right+1], (count, 2)).tolist()
     return [(top, left, size, size) for top, left in corners]
+
+def test_views(pixels: np.ndarray, # (H, W, 3)
+               test_crops='grid9', size=224, name='', seed=42, # See `crop_boxes`
+    ) -> list: # Of arrays (height, width, 3)
+    "What a test shows of one photograph: its crops, and where that is asked for their mirror images."
+    crops = [pixels[t:t+h, l:l+w] for t, l, h, w in crop_boxes(*pixels.shape[:2], test_crops, size, name, seed)]
+    return crops + [crop[:, ::-1] for crop in crops] * parse_crops(test_crops)[2]
 
 # %% ../nbs/03_crops.ipynb #d8edf233
 def jitter_colors(crop, # (3, H, W) uint8

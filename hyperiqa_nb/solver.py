@@ -7,7 +7,7 @@ __all__ = ['WARM_UP', 'SCHEDULES', 'BUGS', 'OPTIMIZERS', 'PRECISIONS', 'PROGRESS
            'constant_factor', 'onecycle_factor', 'swing_factor', 'lr_factor', 'predict', 'parse_bugs', 'group_rates',
            'keep_memory', 'make_deterministic', 'freeze_batch_norm', 'Solver', 'open_log', 'log_line']
 
-# %% ../nbs/10_solver.ipynb #1fe8c1ce
+# %% ../nbs/10_solver.ipynb #2c436bab
 import ctypes
 import logging
 import os
@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .core import InputError, pick, failure
-from .crops import ImageSet, TrainCrops, normalize, parse_crops, crop_boxes
+from .crops import ImageSet, TrainCrops, normalize, parse_crops, test_views
 from .losses import IQALoss
 from .metrics import evaluate
 
@@ -64,11 +64,11 @@ def lr_factor(schedule, # 'step', 'cosine', 'swing', 'constant' or 'onecycle'
     "What the learning rates are multiplied by: tenfold decay, cosine with warm restarts (Loshchilov & Hutter 2017) or without, nothing, or one warm-up and cosine."
     return pick(schedule, SCHEDULES, 'lr_schedule')(epoch, epochs, period)
 
-# %% ../nbs/10_solver.ipynb #4db67977
+# %% ../nbs/10_solver.ipynb #8406e91a
 @torch.inference_mode()
 def predict(model, # Gives (B,) raw scores; has `mean` and `std` of its input
             images: ImageSet,
-            test_crops='grid9', # 'center', 'grid9', 'random20' or 'whole'
+            test_crops='grid9', # 'center', 'grid9', 'random20' or 'whole'; with '+flip' mirrored as well
             shift=0., scale=1., # MOS of raw score 0, and MOS per unit of raw score
             size=224, # Of a crop, in pixels
             batch_size=32, # Crops at once; does not change the scores
@@ -81,10 +81,9 @@ def predict(model, # Gives (B,) raw scores; has `mean` and `std` of its input
     model.eval()
     scores, names = [], tqdm(images.names, 'score', disable=not progress, leave=False)
     for name, pixels in zip(names, images.pixels):
-        boxes = crop_boxes(*pixels.shape[:2], test_crops, size, name, seed)
-        raw = []
-        for start in range(0, len(boxes), batch_size):
-            crops = np.stack([pixels[t:t+h, l:l+w] for t, l, h, w in boxes[start:start+batch_size]])
+        views, raw = test_views(pixels, test_crops, size, name, seed), []
+        for start in range(0, len(views), batch_size):
+            crops = np.stack(views[start:start+batch_size])
             raw.append(model(normalize(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2), model.mean, model.std)).double().cpu())
         scores.append(torch.cat(raw).mean().item())
     model.train(training)

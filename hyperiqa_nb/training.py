@@ -13,7 +13,7 @@ from pathlib import Path
 from .core import InputError, find_project
 from .runs import RECIPES, Run, is_done, recipe, record_folder
 
-# %% ../nbs/16_training.ipynb #c1541013
+# %% ../nbs/16_training.ipynb #4e6a9581
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
 TEST_CROPS = 20
 
@@ -68,7 +68,7 @@ def train_parser() -> argparse.ArgumentParser:
     flag = test.add_argument
     flag('--test_random_crop', action='store_true', help="test on random crops (default: one crop in the centre)")
     flag('--test_patch_num', type=int, metavar='N', help="number of random test crops; the centre crop is one however many are asked for (default: 20)")
-    flag('--test_crops', metavar='MODE', help="any other way: center, grid9, random20, whole")
+    flag('--test_crops', metavar='MODE', help="any other way: center, grid9, random20, whole; with +flip behind it mirrored as well")
     flag('--select_on', choices=['val', 'test'], help="what chooses the epoch; 'test' is what published work did and is marked in every table (default: val)")
     out = p.add_argument_group('output')
     flag = out.add_argument
