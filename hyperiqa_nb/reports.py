@@ -66,7 +66,7 @@ def summary_lines(results, metric='srcc') -> list: # Of str
             lines += contrast_lines(contrasts(results[results.dataset == dataset], 'arm', baseline, [best], metric))
     return lines
 
-# %% ../nbs/14_reports.ipynb #99e42e95
+# %% ../nbs/14_reports.ipynb #f22e10ab
 PUBLISHED = ['model', 'backbone', 'parameters_m', 'dataset', 'train_dataset', 'srcc', 'plcc', 'protocol', 'source', 'note']
 
 def load_published(path) -> pd.DataFrame:
@@ -84,6 +84,7 @@ def measured_rows(results) -> pd.DataFrame: # The columns of the published table
         splits = pd.DataFrame({metric: split_means(g[metric], g.data) for metric in ('srcc', 'plcc', 'plcc_logistic')})
         medians = splits.median(skipna=False)
         protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), epoch chosen on {' and '.join(dict(val='validation', test='THE TEST SET')[s] for s in g.select_on.unique())}"
+        if others := [w.removeprefix('file: ') for w in g.weights.unique() if w.startswith('file:')]: protocol += f"; NOT THE PUBLISHED PRETRAINING ({', '.join(others)})"
         also = f'mean SRCC {np.mean(splits.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
         rows.append(dict(model=f'{g.model.iloc[0]}, {arm}', backbone=g.backbone.iloc[0], parameters_m=g.parameters.mean() / 1e6,
                          dataset=dataset, train_dataset=dataset, srcc=medians.srcc, plcc=medians.plcc, protocol=protocol, source='',
