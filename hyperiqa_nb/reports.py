@@ -223,7 +223,7 @@ def write_html(notebook, # Path of an executed notebook
     write_atomically(Path(html), offline(page.replace('</head>', style + '</head>')))
     return Path(html)
 
-# %% ../nbs/14_reports.ipynb #b1941aa6
+# %% ../nbs/14_reports.ipynb #06b0c043
 def tidy_notebook(path):
     "Take an executed notebook's run times, random identifiers and machine paths out of its metadata."
     import nbformat
@@ -235,7 +235,7 @@ def tidy_notebook(path):
         cell.id = f'cell-{number}'
     write_atomically(Path(path), nbformat.writes(book) + '\n')
 
-def write_report(name, # Of an experiment notebook: 'ablation' or 'sota'
+def write_report(name, # Of an experiment notebook: 'ablation', 'sota' or 'claims'
                  out, # Folder of the report
                  parameters: dict) -> Path: # The page
     "Execute an experiment notebook on results and write its page; a failure leaves no page."
@@ -246,10 +246,10 @@ def write_report(name, # Of an experiment notebook: 'ablation' or 'sota'
     tidy_notebook(book)
     return write_html(book, page)
 
-# %% ../nbs/14_reports.ipynb #6b84f65e
+# %% ../nbs/14_reports.ipynb #440339a0
 def report_command(argv=None):
     "`hyperiqa_report`: write the reports of a plan whose runs are done."
-    parser = argparse.ArgumentParser(prog='hyperiqa_report', description="Write the reports of a plan, ablation and sota, each as an executed notebook "
+    parser = argparse.ArgumentParser(prog='hyperiqa_report', description="Write the reports of a plan, ablation, sota and claims, each as an executed notebook "
                                      "and as one HTML page that needs no network. The runs must be done: see hyperiqa_run.")
     parser.add_argument('plan', metavar='PLAN.csv', help="the plan, such as reports/plans/demo.csv")
     parser.add_argument('--out', metavar='DIR', help="folder that holds results.csv and receives the reports (default: reports/NAME for NAME.csv)")
@@ -260,7 +260,8 @@ def report_command(argv=None):
         inside = lambda path: Path(os.path.relpath(Path(path).resolve(), root)).as_posix()
         load_results(out/'results.csv', args.plan)
         common = dict(plan=inside(args.plan), results=inside(out/'results.csv'))
-        pages = [write_report('ablation', out, common), write_report('sota', out, dict(common, published='reports/published.csv'))]
+        pages = [write_report('ablation', out, common), write_report('sota', out, dict(common, published='reports/published.csv')),
+                 write_report('claims', out, dict(common, claims='reports/claims.csv'))]
     except InputError as error:
         print(f'hyperiqa_report: {error}', file=sys.stderr)
         sys.exit(2)
