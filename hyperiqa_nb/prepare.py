@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIZES', 'USUAL_SIZES', 'ROWS', 'KNOWN_COPIES', 'WRONG', 'NOTED', 'MMSP', 'SUBPIC', 'SOURCES', 'MANIQA', 'CHECKPOINTS',
            'file_hash', 'inspect_image', 'check_images', 'bar', 'find_faults', 'summarize', 'Archive', 'Source',
-           'check_space', 'size_of', 'receive', 'fetch', 'unpack', 'download', 'check_dataset', 'prepare_command']
+           'check_space', 'size_of', 'receive', 'fetch', 'unpack', 'thumbnails', 'slopes', 'near_duplicates',
+           'download', 'check_dataset', 'prepare_command']
 
 # %% ../nbs/15_prepare.ipynb #fe7c04f6
 import argparse
@@ -205,6 +206,40 @@ def unpack(archive, root, places: dict, # Ending -> folder below `root`; members
                 with packed.open(member) as source, open(Path(root)/place/name, 'wb') as target: shutil.copyfileobj(source, target)
     except zipfile.BadZipFile as error: raise InputError(f"{archive} is no whole zip file ({error}). Delete it and its .sha256, and fetch it again.") from None
     return len(members)
+
+# %% ../nbs/15_prepare.ipynb #cb4c4a4c
+def thumbnails(manifest, # All of its images must be there
+               side=32, # Cells
+               progress=True) -> 'np.ndarray': # (N, side, side) float32 grey of 0-255
+    "Tiny grey copies of all photographs."
+    import numpy as np
+    from PIL import Image
+    from hyperiqa_nb.crops import load_image
+    def tiny(name): return np.asarray(Image.fromarray(load_image(manifest.path(name))).convert('L').resize((side, side), Image.Resampling.BOX), np.float32)
+    with ThreadPoolExecutor() as pool: return np.stack(list(bar(pool.map(tiny, manifest.table.image), desc='thumbnails', total=len(manifest), disable=not progress)))
+
+def slopes(grey): # (N, side, side)
+    "(N, 2 (side - 1)^2) vectors of mean 0 and length 1, whose products are the correlations of the slopes; 0 for a photograph of one grey."
+    import numpy as np
+    steps = np.stack([np.diff(grey, axis=1)[:, :, :-1], np.diff(grey, axis=2)[:, :-1]], 1).reshape(len(grey), -1)
+    steps -= steps.mean(1, keepdims=True)
+    return steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-6)
+
+def near_duplicates(first, second=None, # `Manifest`s; None to look within the first
+                    least=.65, # Correlation of the slopes
+                    side=32, progress=True): # DataFrame: image, other, correlation, mirrored; the most alike first
+    "Pairs of photographs that look alike, copies included."
+    import numpy as np
+    import pandas as pd
+    grey = thumbnails(first, side, progress)
+    against = grey if second is None else thumbnails(second, side, progress)
+    names, others = first.table.image.to_numpy(), (second or first).table.image.to_numpy()
+    rows = []
+    for mirrored, view in ((False, against), (True, against[:, :, ::-1])):
+        alike = slopes(grey) @ slopes(view).T
+        for i, j in np.argwhere(alike >= least):
+            if second is not None or i < j: rows.append((names[i], others[j], alike[i, j], mirrored))
+    return pd.DataFrame(rows, columns=['image', 'other', 'correlation', 'mirrored']).sort_values('correlation', ascending=False, ignore_index=True)
 
 # %% ../nbs/15_prepare.ipynb #c538419f
 def download(name, # As in `SOURCES` or `CHECKPOINTS`
