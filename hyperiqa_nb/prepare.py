@@ -207,7 +207,7 @@ def unpack(archive, root, places: dict, # Ending -> folder below `root`; members
     except zipfile.BadZipFile as error: raise InputError(f"{archive} is no whole zip file ({error}). Delete it and its .sha256, and fetch it again.") from None
     return len(members)
 
-# %% ../nbs/15_prepare.ipynb #cb4c4a4c
+# %% ../nbs/15_prepare.ipynb #7e2b2a7c
 def thumbnails(manifest, # All of its images must be there
                side=32, # Cells
                progress=True) -> 'np.ndarray': # (N, side, side) float32 grey of 0-255
@@ -234,9 +234,9 @@ def near_duplicates(first, second=None, # `Manifest`s; None to look within the f
     grey = thumbnails(first, side, progress)
     against = grey if second is None else thumbnails(second, side, progress)
     names, others = first.table.image.to_numpy(), (second or first).table.image.to_numpy()
-    rows = []
+    own, rows = slopes(grey), []
     for mirrored, view in ((False, against), (True, against[:, :, ::-1])):
-        alike = slopes(grey) @ slopes(view).T
+        alike = own @ slopes(view).T
         for i, j in np.argwhere(alike >= least):
             if second is not None or i < j: rows.append((names[i], others[j], alike[i, j], mirrored))
     return pd.DataFrame(rows, columns=['image', 'other', 'correlation', 'mirrored']).sort_values('correlation', ascending=False, ignore_index=True)
