@@ -177,7 +177,7 @@ def forest_plot(table):
     ax.legend(legend.values(), legend, loc='lower center', bbox_to_anchor=(.5, 1), ncols=3, frameon=False)
     return ax
 
-# %% ../nbs/13_compare.ipynb #2aaaae81
+# %% ../nbs/13_compare.ipynb #73f43fe2
 def learning_curves(results, metric='srcc', # 'loss' for the training loss
     ):
     "A metric over the epochs, a panel for each arm: the validation split's, or the loss in training."
@@ -189,6 +189,9 @@ def learning_curves(results, metric='srcc', # 'loss' for the training loss
     grid = sns.relplot(curves, x='epoch', y='value', col='arm', units='run_id', estimator=None, kind='line', color='C0', alpha=.6, lw=1.2,
                        col_wrap=columns, height=2.6, aspect=9 / columns / 2.6)
     for arm, ax in grid.axes_dict.items():
+        for _, same in curves[curves.arm == arm].groupby('data'):
+            band = same.groupby('epoch').value.agg(['min', 'max'])
+            if same.seed.nunique() > 1: ax.fill_between(band.index, band['min'], band['max'], color='C2', alpha=.4, lw=0)
         ax.plot('epoch', 'value', 'o', data=kept[kept.arm == arm], color='C1', ms=5, mec='white')
         ax.set_xlim(.7, curves.epoch.max() + .3)
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
