@@ -35,7 +35,7 @@ def cast(name, value, kind):
     article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
     raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
 
-# %% ../nbs/11_runs.ipynb #bd1a5937
+# %% ../nbs/11_runs.ipynb #c2987149
 TEST_SELECTED = 'EPOCH CHOSEN ON THE TEST SET, which flatters the figure'
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Run:
     bugs: str = '' # Of the original loop, see `BUGS`; joined by '+'
     select_on: str = 'val' # What chooses the epoch: 'val', or 'test' as published work did
     select_by: str = 'srcc' # By the highest 'srcc' there, or the lowest 'mae' (mean absolute error)
-    cross: str = '' # Other datasets that are judged after every epoch, such as 'spaq;biq2021'
+    cross: str = '' # Other datasets that are judged as well, such as 'spaq;biq2021'; of 'biq2021:test' only the test part of the same split
+    cross_epochs: bool = True # Judge them after every epoch, not only at the kept one
+    extra: str = '' # Other datasets whose training parts are trained on as well, such as 'biq2021'; see `on_scale`
     deterministic: bool = False # The same bits on CUDA, too
 
     def __post_init__(self):
@@ -92,13 +94,28 @@ class Run:
             object.__setattr__(self, field.name, cast(field.name, getattr(self, field.name), type(field.default)))
         pick(self.select_on, ['val', 'test'], 'select_on')
         pick(self.select_by, ['srcc', 'mae'], 'select_by')
+        for name in self.extra_datasets:
+            if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
+            if self.cross_parts.get(name) == '': raise InputError(f"cross: '{name}' is trained on (extra), so only its test part can be judged: write '{name}:test'.")
         for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
             if getattr(self, name) < 1: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be at least 1.")
 
     @property
     def cross_datasets(self) -> list:
         "The names in `cross`."
-        return [name for name in self.cross.split(';') if name]
+        return list(self.cross_parts)
+
+    @property
+    def cross_parts(self) -> dict:
+        "What is judged of each dataset in `cross`: 'test', or '' for all of it."
+        parts = {name: part for name, _, part in (item.partition(':') for item in self.cross.split(';') if item)}
+        for part in parts.values(): pick(part, ['', 'test'], 'part of a dataset in cross')
+        return parts
+
+    @property
+    def extra_datasets(self) -> list:
+        "The names in `extra`."
+        return [name for name in self.extra.split(';') if name]
 
     @property
     def caution(self) -> str:
