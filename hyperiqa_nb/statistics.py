@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LEAST_CONTENTS', 'interval', 'metric_interval', 'paired_test', 'verdict', 'holm', 'variance_components',
-           'images_needed', 'smallest_difference', 'mean_grades', 'split_half', 'label_ceiling', 'raters_worth']
+           'logistic5', 'fit_logistic5', 'images_needed', 'smallest_difference', 'mean_grades', 'split_half',
+           'label_ceiling', 'raters_worth']
 
-# %% ../nbs/17_statistics.ipynb #f2a11b43
+# %% ../nbs/17_statistics.ipynb #c2369c5b
 import warnings
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.special import expit
 
 from .core import InputError, pick
 from .metrics import as_pair, as_scores, is_constant
@@ -93,18 +96,44 @@ def holm(p # (K,) p-values of a family of comparisons
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return adjusted[np.argsort(order)]
 
-# %% ../nbs/17_statistics.ipynb #611d08a2
-def variance_components(table: pd.DataFrame, # One row a run
-                        value='srcc', group='split_id') -> pd.Series: # Standard deviations: between groups, within a group
-    "How much of a figure's spread lies between splits, and how much between seeds of one split."
-    sizes = table.groupby(group)[value].count()
-    if len(sizes) < 2 or sizes.max() < 2: raise InputError(f"Variance components need at least two values of {group}, and two runs with one of them.")
-    n, k, mean = sizes.sum(), len(sizes), table[value].mean()
-    means = table.groupby(group)[value].mean()
-    within = ((table[value] - table[group].map(means)) ** 2).sum() / (n - k)
-    between = (sizes * (means - mean) ** 2).sum() / (k - 1)
-    size = (n - (sizes ** 2).sum() / n) / (k - 1)
-    return pd.Series({f'between values of {group}': max(0., (between - within) / size) ** .5, f'within one {group}': within ** .5})
+# %% ../nbs/17_statistics.ipynb #41363c0c
+def variance_components(table: pd.DataFrame, # One row a value
+                        value='srcc', levels=('split_id', 'seed')) -> pd.Series: # Standard deviations: of each level within the one before, and of what is left
+    "How much of a figure's spread lies between splits, between seeds of one split, and so on, by the method of moments."
+    y, n, levels = table[value].to_numpy(float), len(table), list(levels)
+    codes = [table.groupby(levels[:k+1]).ngroup().to_numpy() for k in range(len(levels))]
+    members = [np.eye(c.max() + 1)[c] for c in codes] + [np.eye(n)] # (n, groups) of each level
+    fits = [np.full((n, n), 1 / n)] + [z / z.sum(0) @ z.T for z in members] # Projections on the means of each level
+    steps = [fine - coarse for coarse, fine in zip(fits, fits[1:])]
+    for name, step in zip([*levels, f'repeated values within one {levels[-1]}'], steps):
+        if np.trace(step) < .5: raise InputError(f"Variance components need at least two values at every level: there are none of {name}.")
+    mixture = np.array([[np.trace(z.T @ step @ z) for z in members] for step in steps])
+    found = np.linalg.solve(mixture, [y @ step @ y for step in steps])
+    return pd.Series(np.sqrt(found.clip(0)), [f'{a} within {b}' if b else f'between values of {a}' for a, b in zip([*levels, 'what is left'], ['', *levels])])
+
+# %% ../nbs/17_statistics.ipynb #68b7db41
+def logistic5(x, b1, b2, b3, b4, b5): # Scores, any shape; height and slope of the logistic, its middle; slope and intercept of the line
+    "b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5, the logistic with five parameters."
+    return b1 * (expit(b2 * (x - b3)) - .5) + b4 * x + b5
+
+def fit_logistic5(pred, # (N,) float, any scale
+                  mos): # (N,) float, N at least 6
+    "(function from score to MOS, whether it converged, whether it rises over the range of `pred`); the best line where the curve did not converge."
+    pred, mos = as_pair(pred, mos)
+    if len(mos) < 6: raise InputError(f"A logistic with 5 parameters needs at least 6 images, not {len(mos)}.")
+    if is_constant(pred) or is_constant(mos): raise InputError("No curve can be fitted to constant scores.")
+    x, y = stats.zscore(pred), stats.zscore(mos)
+    slope = np.mean(x * y)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', OptimizeWarning)
+            beta = curve_fit(logistic5, x, y, (1., 1., 0., slope, 0.), maxfev=5000)[0]
+        converged = np.mean((logistic5(x, *beta) - y) ** 2) <= np.mean((slope * x - y) ** 2) + 1e-9
+    except (RuntimeError, OptimizeWarning): converged = False
+    standard = (lambda z: logistic5(z, *beta)) if converged else lambda z: slope * z
+    curve = lambda scores: mos.mean() + mos.std() * standard((np.asarray(scores, float) - pred.mean()) / pred.std())
+    rises = np.diff(curve(np.linspace(pred.min(), pred.max(), 200)))
+    return curve, bool(converged), bool((rises >= 0).all() or (rises <= 0).all())
 
 # %% ../nbs/17_statistics.ipynb #e355bdaf
 def images_needed(difference, se, n, # To be seen; standard error of the paired difference on n test images
