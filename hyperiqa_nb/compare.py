@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'NAMES', 'load_results', 'run_table', 'split_means', 'estimate', 'counted', 'signed', 'summary_table',
-           'metric_points', 'paired_differences', 'contrasts', 'contrast_lines', 'forest_plot', 'learning_curves']
+           'metric_points', 'paired_differences', 'contrasts', 'verdict', 'contrast_lines', 'forest_plot',
+           'learning_curves']
 
 # %% ../nbs/13_compare.ipynb #fe93b991
 from pathlib import Path
@@ -141,7 +142,14 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
             rows.append(about | dict(setting=setting, points=g.difference.tolist()) | estimate(g.difference, g.data, g.overlap.mean()))
     return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'points'])
 
-# %% ../nbs/13_compare.ipynb #824d0878
+# %% ../nbs/13_compare.ipynb #8a8d0ae9
+def verdict(low, high, # Interval of a difference, higher is better
+            margin=0., # What still counts as no worse, stated before the data were seen
+    ): # 'better', 'worse', 'no worse' or 'unresolved'
+    "What an interval allows one to say."
+    if margin < 0: raise InputError(f"The margin is {margin:g}; it must be at least 0.")
+    return 'better' if low > 0 else 'worse' if high < -margin else 'no worse' if low > -margin else 'unresolved'
+
 def contrast_lines(table) -> list: # Of str
     "What each row of `contrasts` allows one to say."
     lines = []
@@ -153,8 +161,8 @@ def contrast_lines(table) -> list: # Of str
         elif np.isnan(row.low):
             lines.append(f"{name}: {figure} ({', '.join(map(signed, row.points))}). Too few for an interval, which needs 3: nothing follows from it.")
         else:
-            verdict = 'unresolved, as the interval includes 0' if row.low <= 0 <= row.high else 'better' if row.mean > 0 else 'worse'
-            lines.append(f"{name}: {figure}, 95 % interval {signed(row.low)} to {signed(row.high)}: {verdict}.")
+            said = verdict(row.low, row.high)
+            lines.append(f"{name}: {figure}, 95 % interval {signed(row.low)} to {signed(row.high)}: {said}{', as the interval includes 0' * (said == 'unresolved')}.")
     return lines
 
 # %% ../nbs/13_compare.ipynb #7fb4b05e

@@ -42,13 +42,14 @@ def align(predictions, images, path): # Series; names of the test images; for me
     if absent: raise InputError(f"{path} has no prediction for {len(absent)} of the {len(images)} test images, such as '{absent[0]}'.")
     return known.reindex(wanted).to_numpy()
 
-# %% ../nbs/18_predictions.ipynb #95a4cf28
+# %% ../nbs/18_predictions.ipynb #ef9e8a16
 def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first is the baseline
                         mos, # (N,)
                         metric='srcc', groups=None, margin=0., resamples=2000): # Of `metric_interval`; of `verdict`
     "DataFrame: value, low, high; difference from the first, diff_low, diff_high, p, verdict."
     import pandas as pd
-    from hyperiqa_nb.statistics import holm, metric_interval, paired_test, verdict
+    from hyperiqa_nb.compare import verdict
+    from hyperiqa_nb.statistics import holm, metric_interval, paired_test
     names = list(predictions)
     rows = [metric_interval(predictions[name], mos, metric, groups, resamples=resamples) for name in names]
     table = pd.DataFrame(rows, index=names)[['value', 'low', 'high']]

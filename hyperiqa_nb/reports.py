@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'report_style', 'bullets', 'data
            'what_differs', 'cost_table', 'heads_table', 'provenance_table', 'split_common', 'offline', 'write_html',
            'tidy_notebook', 'write_report', 'report_command']
 
-# %% ../nbs/14_reports.ipynb #3e81751c
+# %% ../nbs/14_reports.ipynb #0f7bcbab
 import argparse
 import os
 import re
@@ -20,7 +20,7 @@ from timeit import repeat
 import numpy as np
 import pandas as pd
 
-from .compare import NAMES, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table
+from .compare import NAMES, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table, verdict
 from .core import InputError
 from .runner import execute
 from .runs import Run, code_fingerprint, experiment, project_root, read_plan, write_atomically
@@ -37,7 +37,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #54e71ede
+# %% ../nbs/14_reports.ipynb #d8635920
 def data_line(results) -> str:
     "What was trained and tested on."
     runs, parts, notes = run_table(results), [], {}
@@ -77,7 +77,7 @@ def against_line(results, metric='srcc') -> str:
         arms = rows.arm.unique()
         for row in contrasts(rows, 'arm', arms[0], arms[1:], metric).itertuples():
             few = row.n == 0 or np.isnan(row.low)
-            kind = 'too few runs to say' if few else 'better' if row.low > 0 else 'worse' if row.high < 0 else 'unresolved'
+            kind = 'too few runs to say' if few else verdict(row.low, row.high)
             kinds.setdefault(kind, []).append(row.other if few else f'{row.other} ({signed(row.mean)})')
     said = '; '.join(f"{kind}: {', '.join(dict.fromkeys(kinds[kind]))}" for kind in ('better', 'worse', 'unresolved', 'too few runs to say') if kind in kinds)
     return f"**Beside the baseline**, by 95 % intervals of the paired differences, each for itself: {said}." if said else '**Beside the baseline**: it is the only arm.'
@@ -158,7 +158,7 @@ def sota_plot(results, published):
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
 
-# %% ../nbs/14_reports.ipynb #a225a71d
+# %% ../nbs/14_reports.ipynb #2eb56941
 def first_runs(plan: list, # Of `PlannedRun`
               ) -> dict: # Arm -> `Run`, in the plan's order
     "The first run of each arm."
@@ -172,7 +172,7 @@ def what_differs(results, plan: list, # Of `PlannedRun`
     facts, changed = run_table(results).drop_duplicates('arm').set_index('arm'), {}
     first = plan[0]
     for arm, run in first_runs(plan).items():
-        head = set() if run.model == first.run.model else {'fusion', 'model_options'}
+        head = set() if run.model == first.run.model else {'fusion', 'model_options', 'lr_ratio'}
         names = [name for name in Run.names() if name not in {'model', 'backbone', 'split_id', 'seed'} | head and getattr(run, name) != getattr(first.run, name)]
         changed[arm] = ', '.join(names + [name for name in ('backbone', 'weights') if facts[name][arm] != facts[name][first.arm]])
     return pd.Series(changed)
@@ -207,7 +207,8 @@ def heads_table(results, plan: list, # Of `PlannedRun`
     standing = {arm: STANDINGS[2 if run.backbone_weights else int(differs[arm] != '')] for arm, run in firsts.items()}
     scores = summary_table(results)[['test SRCC, mean', 'SRCC, median', '95 % interval', 'PLCC, mean']]
     costs = cost_table(plan).round({'parameters (M)': 2, 'GMACs': 2, 'seconds': 3})
-    table = pd.concat([model, scores, costs, differs.rename('also differs in')], axis=1).loc[sorted(standing, key=lambda arm: STANDINGS.index(standing[arm]))]
+    rates = pd.Series({arm: run.lr * run.lr_ratio for arm, run in firsts.items()}, name="head's rate")
+    table = pd.concat([model, scores, costs, rates, differs.rename('also differs in')], axis=1).loc[sorted(standing, key=lambda arm: STANDINGS.index(standing[arm]))]
     return table.set_index(pd.MultiIndex.from_tuples([(standing[arm], arm) for arm in table.index], names=['standing', 'arm']))
 
 # %% ../nbs/14_reports.ipynb #596f8e34
