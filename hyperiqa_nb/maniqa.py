@@ -74,7 +74,7 @@ class PatchWeightedHead(nn.Module):
         scores, weights = self.maps(x)
         return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
 
-# %% ../nbs/06c_maniqa.ipynb #a63640fd
+# %% ../nbs/06c_maniqa.ipynb #45acc7b4
 PUBLISHED = 'vit_base_patch8_224'
 
 def _stage(channels, width, mlp_width, grid, scale):
@@ -88,6 +88,7 @@ class MANIQA(nn.Module):
                  grid: int | None = None, # Tokens a side, a multiple of 4; None: 28 on the published backbone, 12 on others
                  width: int | None = None, # Channels of the first stage, a multiple of 8; half of it in the second. None: 768 or 192
                  signed: bool | None = None, # Let scores be negative, as standardised targets are. None: not on the published backbone
+                 normed: bool | None = None, # Layer-normalise each map over its channels. None: not on the published backbone
                  scale: float = .8, # Of what a Swin layer adds
                  pretrained: bool = False, # ImageNet weights for the backbone
                  backbone_weights: str | None = None, # A file with the backbone's weights
@@ -96,20 +97,22 @@ class MANIQA(nn.Module):
         super().__init__()
         published = backbone.partition('.')[0] == PUBLISHED
         grid, width = int(grid or (28 if published else 12)), int(width or (768 if published else 192))
-        signed = bool(not published if signed is None else signed)
+        signed, self.normed = (bool(not published if given is None else given) for given in (signed, normed))
         if grid % 4 or width % 8: raise InputError(f"The grid ({grid}) must be a multiple of 4 and the width ({width}) a multiple of 8.")
         if published: timm_options = dict(out_indices=[6, 7, 8, 9]) | timm_options
         self.backbone = create_backbone(backbone, pretrained, backbone_weights, **timm_options)
         self.grid = grid
         self.stages = nn.Sequential(_stage(sum(self.backbone.channels), width, width, grid, scale), _stage(width, width // 2, width, grid, scale))
         self.head = PatchWeightedHead(width // 2, signed)
-        self.config = dict(backbone=backbone, grid=grid, width=width, signed=signed, scale=scale, **timm_options)
+        self.config = dict(backbone=backbone, grid=grid, width=width, signed=signed, normed=self.normed, scale=scale, **timm_options)
         self.mean, self.std = self.backbone.mean, self.backbone.std
 
     def patches(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ): # (B, width / 2, grid, grid)
         "What the head reads."
-        return self.stages(torch.cat([F.adaptive_avg_pool2d(m, self.grid) for m in self.backbone(x)], 1))
+        maps = self.backbone(x)
+        if self.normed: maps = [F.layer_norm(m.permute(0, 2, 3, 1), m.shape[1:2]).permute(0, 3, 1, 2) for m in maps]
+        return self.stages(torch.cat([F.adaptive_avg_pool2d(m, self.grid) for m in maps], 1))
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ) -> torch.Tensor: # (B,) raw score, at least 0 unless `signed`, higher is better
