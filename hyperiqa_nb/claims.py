@@ -83,9 +83,9 @@ def verdict_lines(verdicts: pd.DataFrame # From `judge`
         if len(names): lines.append(f"{verdict.capitalize()}, as {reason}: {'; '.join(names)}.")
     return lines
 
-# %% ../nbs/19_claims.ipynb #1bbf31a1
+# %% ../nbs/19_claims.ipynb #d54a9dce
 def replay_patience(results: pd.DataFrame, # From `load_results`
-                    patiences=(1, 2, 3, 5)) -> pd.DataFrame: # Index patience: share of runs that keep the same epoch, of epochs that are trained, and mean change of the criterion
+                    patiences=(1, 2, 3, 5)) -> pd.DataFrame: # Index patience: runs, share of them that keep the same epoch, share of their epochs that are trained
     "What each patience would have kept, by the curves of all runs with at least two epochs."
     curves = results[results.epoch.notna() & (results.split == results.select_on)]
     criteria = {}

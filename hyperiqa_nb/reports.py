@@ -8,12 +8,11 @@ __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'report_style', 'bullets', 'data
            'what_differs', 'cost_table', 'heads_table', 'provenance_table', 'split_common', 'offline', 'write_html',
            'tidy_notebook', 'write_report', 'report_command']
 
-# %% ../nbs/14_reports.ipynb #0f7bcbab
+# %% ../nbs/14_reports.ipynb #12b770cf
 import argparse
 import os
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from timeit import repeat
 
@@ -37,7 +36,7 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../nbs/14_reports.ipynb #d8635920
+# %% ../nbs/14_reports.ipynb #8957bfd7
 def data_line(results) -> str:
     "What was trained and tested on."
     runs, parts, notes = run_table(results), [], {}
@@ -51,8 +50,8 @@ def protocol_line(runs) -> str: # From `run_table`
     "How the epochs were chosen and the photographs scored."
     extreme = dict(srcc='highest SRCC', mae='lowest mean absolute error')
     rules = runs[runs.select_on == 'val'].groupby('select_by', sort=False).size()
-    lines, one = [], 'run'
-    if len(rules): lines.append(f"the validation split chose the epoch, by {' or '.join(f'{extreme[by]} ({counted(n, one)})' for by, n in rules.items())}; "
+    lines, chosen = [], [f"{extreme[by]} ({counted(n, 'run')})" for by, n in rules.items()]
+    if chosen: lines.append(f"the validation split chose the epoch, by {' or '.join(chosen)}; "
                                 "the test split was scored once, at the end of each run, and chose nothing")
     if len(flattered := runs[runs.select_on == 'test']):
         lines.append(f"the epoch was chosen **on the test split**, as in published work, which flatters the figure, in {', '.join(flattered.arm.unique())} ({counted(len(flattered), 'run')})")
@@ -82,14 +81,15 @@ def against_line(results, metric='srcc') -> str:
     said = '; '.join(f"{kind}: {', '.join(dict.fromkeys(kinds[kind]))}" for kind in ('better', 'worse', 'unresolved', 'too few runs to say') if kind in kinds)
     return f"**Beside the baseline**, by 95 % intervals of the paired differences, each for itself: {said}." if said else '**Beside the baseline**: it is the only arm.'
 
-def summary_lines(results, metric='srcc') -> list: # Of str
-    "The report in five plain sentences: data, runs, protocol, result, and what may be said of the other arms."
+def summary_lines(results, metric='srcc', last='' # The fifth sentence; '' for what may be said of the other arms
+                 ) -> list: # Of str
+    "The report in five plain sentences: data, runs, protocol, result, and the one that this page is about."
     runs = run_table(results)
     made = (runs.code == runs.model.map(code_fingerprint)).sum()
     work = (f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} "
             f"on {counted(len(runs.drop_duplicates(['dataset', 'split_id'])), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
             f"{made} of {len(runs)} records were made by the code as it is now.")
-    return [data_line(results), work, protocol_line(runs), result_line(runs, metric), against_line(results, metric)]
+    return [data_line(results), work, protocol_line(runs), result_line(runs, metric), last or against_line(results, metric)]
 
 # %% ../nbs/14_reports.ipynb #f22e10ab
 PUBLISHED = ['model', 'backbone', 'parameters_m', 'dataset', 'train_dataset', 'srcc', 'plcc', 'protocol', 'source', 'note']
@@ -158,7 +158,7 @@ def sota_plot(results, published):
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
 
-# %% ../nbs/14_reports.ipynb #2eb56941
+# %% ../nbs/14_reports.ipynb #5664bf44
 def first_runs(plan: list, # Of `PlannedRun`
               ) -> dict: # Arm -> `Run`, in the plan's order
     "The first run of each arm."
@@ -184,13 +184,12 @@ def cost_table(plan: list, # Of `PlannedRun`
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from hyperiqa_nb.crops import ImageSet
-    from hyperiqa_nb.runner import run_model
+    from hyperiqa_nb.runner import run_model, untrained
     from hyperiqa_nb.solver import predict
     photograph = ImageSet(['noise'], [np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)], np.zeros(1))
     rows = {}
     for arm, run in first_runs(plan).items():
-        options = ';'.join(o for o in run.model_options.split(';') if not o.startswith('scnn=')) # Costs do not depend on weights, so no file of them is needed
-        model = run_model(replace(run, pretrained=False, backbone_weights='', model_options=options)).eval()
+        model = run_model(untrained(run)).eval() # Costs do not depend on weights
         score = lambda: predict(model, photograph, run.test_crops, size=run.crop_size)
         with FlopCounterMode(display=False) as counter: score()
         rows[arm] = {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs': counter.get_total_flops() / 2e9,
