@@ -158,7 +158,7 @@ def sota_plot(results, published):
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
 
-# %% ../nbs/14_reports.ipynb #5664bf44
+# %% ../nbs/14_reports.ipynb #3c5034a6
 def first_runs(plan: list, # Of `PlannedRun`
               ) -> dict: # Arm -> `Run`, in the plan's order
     "The first run of each arm."
@@ -167,14 +167,15 @@ def first_runs(plan: list, # Of `PlannedRun`
     return runs
 
 def what_differs(results, plan: list, # Of `PlannedRun`
-                ) -> pd.Series: # Index arm: '' for the first arm and for those with another model on its backbone
+                ) -> pd.Series: # Index arm: '' for the first arm and for those with another model, as its newest record has it, on its backbone
     "What else than the head an arm has changed, against the first arm of the plan."
-    facts, changed = run_table(results).drop_duplicates('arm').set_index('arm'), {}
-    first = plan[0]
+    facts, changed, first = run_table(results).drop_duplicates('arm').set_index('arm'), {}, plan[0]
+    code = facts.sort_values('finished').groupby('model').code.last().to_dict() | {first.run.model: facts.code[first.arm]}
     for arm, run in first_runs(plan).items():
         head = set() if run.model == first.run.model else {'fusion', 'model_options', 'lr_ratio'}
         names = [name for name in Run.names() if name not in {'model', 'backbone', 'split_id', 'seed'} | head and getattr(run, name) != getattr(first.run, name)]
-        changed[arm] = ', '.join(names + [name for name in ('backbone', 'weights') if facts[name][arm] != facts[name][first.arm]])
+        names += [name for name in ('backbone', 'weights') if facts[name][arm] != facts[name][first.arm]]
+        changed[arm] = ', '.join(names + ['code'] * (facts.code[arm] != code[run.model]))
     return pd.Series(changed)
 
 def cost_table(plan: list, # Of `PlannedRun`
@@ -225,7 +226,7 @@ def split_common(table) -> tuple: # (one row a common fact, the rest of the tabl
     common = [c for c in table if table[c].nunique() == 1]
     return table[common].iloc[0].to_frame('all runs'), table.drop(columns=common)
 
-# %% ../nbs/14_reports.ipynb #0cf5cba0
+# %% ../nbs/14_reports.ipynb #4618a3c1
 FETCHED = re.compile(r'''<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)\s*=\s*["']?(?:https?:)?//[^>]*'''
                      r'''|url\(\s*["']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*''', re.I)
 
@@ -245,7 +246,7 @@ def write_html(notebook, # Path of an executed notebook
     title = next(c.source.splitlines()[0].lstrip('# ') for c in book.cells if c.cell_type == 'markdown')
     exporter = HTMLExporter(template_name='lab', embed_images=True, exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     page, _ = exporter.from_notebook_node(book, resources=dict(metadata=dict(name=title)))
-    style = '<style>.jp-RenderedHTMLCommon :is(td, th) { text-align: left !important; vertical-align: top !important }</style>'
+    style = '<style>.jp-RenderedHTMLCommon :is(td, th) { text-align: left !important; vertical-align: top !important; padding: 4px 5px; max-width: 24em; overflow-wrap: anywhere }</style>'
     write_atomically(Path(html), offline(page.replace('</head>', style + '</head>')))
     return Path(html)
 
