@@ -226,7 +226,7 @@ def split_common(table) -> tuple: # (one row a common fact, the rest of the tabl
     common = [c for c in table if table[c].nunique() == 1]
     return table[common].iloc[0].to_frame('all runs'), table.drop(columns=common)
 
-# %% ../nbs/14_reports.ipynb #4618a3c1
+# %% ../nbs/14_reports.ipynb #4de405b5
 FETCHED = re.compile(r'''<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)\s*=\s*["']?(?:https?:)?//[^>]*'''
                      r'''|url\(\s*["']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*''', re.I)
 
@@ -246,7 +246,7 @@ def write_html(notebook, # Path of an executed notebook
     title = next(c.source.splitlines()[0].lstrip('# ') for c in book.cells if c.cell_type == 'markdown')
     exporter = HTMLExporter(template_name='lab', embed_images=True, exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     page, _ = exporter.from_notebook_node(book, resources=dict(metadata=dict(name=title)))
-    style = '<style>.jp-RenderedHTMLCommon :is(td, th) { text-align: left !important; vertical-align: top !important; padding: 4px 5px; max-width: 24em; overflow-wrap: anywhere }</style>'
+    style = '<style>.jp-RenderedHTMLCommon :is(td, th) { text-align: left !important; vertical-align: top !important; padding: 3px 4px; font-size: 11px }</style>'
     write_atomically(Path(html), offline(page.replace('</head>', style + '</head>')))
     return Path(html)
 
