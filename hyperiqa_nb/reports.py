@@ -126,10 +126,10 @@ def sota_table(results, published: pd.DataFrame, # From `load_published`
     table = pd.concat([rows.sort_values(['other', 'srcc'], ascending=[True, False]) for rows in (measured.assign(status=status), reported)])
     digits = lambda column, n: table[column].map(lambda v: '' if np.isnan(v) else f'{v:.{n}f}')
     elsewhere = table.train_dataset.map(lambda d: f', trained on {d}').where((table.status == 'reported') & (table.train_dataset != dataset), '')
-    about = table[['source', 'note']].agg(lambda row: '; '.join(filter(None, row)), axis=1)
     ours = set(measured.backbone)
     other = table.backbone.map(lambda name: '' if name in ours else f'other backbone ({name})' if name else 'backbone not stated')
-    differs = (other.where(table.status == 'reported', '') + '; ' + table.protocol).str.removeprefix('; ')
+    joined = lambda *columns: pd.concat(columns, axis=1).agg(lambda row: '; '.join(filter(None, row)), axis=1)
+    differs, about = joined(other.where(table.status == 'reported', ''), table.protocol), joined(table.source, table.note)
     return pd.DataFrame({'status': table.status, 'model': table.model + elsewhere, 'SRCC': digits('srcc', 4), 'PLCC': digits('plcc', 4),
                          'parameters (M)': digits('parameters_m', 1), 'what differs': differs, 'source; notes': about}).set_index(['status', 'model'])
 
