@@ -7,6 +7,7 @@ __all__ = ['LITE0_PACKAGE', 'Backbone', 'read_tensors', 'create_backbone']
 
 # %% ../nbs/04_backbones.ipynb #0905c48a
 import importlib.util, pickle, re, urllib.error, urllib.request
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,10 +30,12 @@ class Backbone(nn.Module):
         self.channels, self.reductions = features.feature_info.channels(), features.feature_info.reduction()
         self.mean, self.std, self.size = tuple(cfg.mean), tuple(cfg.std), tuple(cfg.input_size)
         self.nhwc = getattr(features, 'output_fmt', 'NCHW') == 'NHWC' # A network that does not say is NCHW
+        self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in features.modules())
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ) -> list: # Four maps (B, C, h, w)
-        try: maps = self.features(x)
+        try:
+            with torch.autocast('cpu', enabled=False) if self.depthwise and x.device.type == 'cpu' else nullcontext(): maps = self.features(x)
         except (AssertionError, IndexError, RuntimeError) as error: # Some networks of timm are built for one size, and each says so in its own way
             built = self.size[-2:]
             if tuple(x.shape[-2:]) == built or isinstance(error, torch.OutOfMemoryError): raise

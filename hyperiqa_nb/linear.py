@@ -8,7 +8,6 @@ __all__ = ['LinearIQA', 'RidgeIQA']
 # %% ../nbs/06a_linear.ipynb #985a0894
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
 from torch import nn
 
 from .backbones import create_backbone
@@ -63,6 +62,7 @@ class RidgeIQA(nn.Module):
         "Compute the weights: the features are standardised, the penalty is chosen by leaving out one row at a time."
         x = features.double().cpu().numpy()
         center, spread = x.mean(0), x.std(0) + 1e-8
+        from sklearn.linear_model import RidgeCV
         ridge = RidgeCV(self.alphas).fit((x - center) / spread, scores.double().cpu().numpy())
         weight = ridge.coef_ / spread
         self.head.weight.data.copy_(torch.from_numpy(weight)[None])

@@ -85,7 +85,7 @@ def create_model(name: str, # One of `list_models()`
     known = inspect.signature(build).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in known):
         for option in options: pick(option, [p.name for p in known], f'option of {name}')
-    model = build(pretrained=pretrained, **options)
+    model = build(pretrained=pretrained, **options).to(memory_format=torch.channels_last)
     model.config['model'] = name
     return model
 

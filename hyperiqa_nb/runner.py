@@ -201,7 +201,7 @@ def train_run(run: Run, results, # Folder of records
     record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
-                  conversion=manifest.conversion, images={split: len(s) for split, s in images.items()})
+                  conversion=manifest.conversion, precision=solver.precision, images={split: len(s) for split, s in images.items()})
     state.unlink(missing_ok=True)
     return Outcome(run, manifest, images, solver, predictions, metrics, checkpoint)
 

@@ -68,7 +68,7 @@ class Run:
     ranking_margin: float = .1 # MOS units
     lda_in_backbone: bool = False # Train the local distortion aware modules at the backbone's rate
     test_crops: str = 'grid9' # Of validation and test
-    precision: str = 'fp32' # 'fp32', 'bf16' or 'fp16'
+    precision: str = 'fp32' # 'fp32', 'bf16', 'fp16', or 'auto' for what the device is fast in
     dataset_options: str = '' # For the dataset's reader, such as 'missing=drop' or 'size=1024x768'; joined by ';'
     resize: str = '' # 'HEIGHTxWIDTH' in pixels for every photograph, '' to leave them
     jitter: float = 0. # Colour jitter of training crops, see `TrainCrops`

@@ -60,7 +60,7 @@ def train_parser() -> argparse.ArgumentParser:
     flag('--drop_path', type=float, metavar='P', help="most probability that a residual branch is left out (default: 0.1, as in the recorded program)")
     flag('--ema', type=float, metavar='X', help="decay of the average over weights, such as 0.999; 0 for none (default: 0)")
     flag('--jitter', type=float, metavar='X', help="colour jitter of training crops, as a share (default: 0)")
-    flag('--precision', choices=['fp32', 'bf16', 'fp16'], help="of the forward pass; weights stay fp32 (default: fp32)")
+    flag('--precision', choices=['fp32', 'bf16', 'fp16', 'auto'], help="of the forward pass; weights stay fp32; auto takes bf16 where the device is faster in it (default: fp32)")
     flag('--seed', type=int, metavar='N', help="of weights, crops and dropout (default: 42)")
     flag('--deterministic', action='store_true', help="the same bits in every run on CUDA as well; slower")
     flag('--resume', action='store_true', default=False, help="go on with a training of the same flags that was cut short")
