@@ -19,7 +19,6 @@ from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 
 import hyperiqa_nb
 from .core import InputError, find_project, pick
@@ -178,6 +177,7 @@ class PlannedRun:
 
 def read_plan(path) -> list:
     "The `PlannedRun`s of a plan file, in its order."
+    import pandas as pd
     path = Path(path)
     if not path.is_file(): raise InputError(f"There is no plan {path}. Plans are CSV files; reports/plans/ holds some.")
     try: table = pd.read_csv(path, comment='#', skipinitialspace=True, dtype=str, keep_default_na=False)
@@ -262,10 +262,12 @@ class Record:
 
     def epoch(self, row: dict):
         "Append one row to the history."
+        import pandas as pd
         path = self.folder/'history.csv'
         pd.DataFrame([row]).to_csv(path, mode='a', header=not path.exists(), index=False)
 
-    def finish(self, predictions: pd.DataFrame, metrics: pd.DataFrame, **facts):
+    def finish(self, predictions, metrics, # Tables, as `run_scores` gives them
+               **facts):
         "Write the rest; `run.json` comes last and makes the run count as done."
         predictions.to_csv(self.folder/'predictions.csv', index=False, float_format='%.6f')
         metrics.to_csv(self.folder/'metrics.csv', index=False, float_format='%.6f')
@@ -287,8 +289,9 @@ PROVENANCE = ['note', 'weights', 'code', 'commit', 'data', 'torch', 'timm', 'har
 FACTS = dict(parameters='parameter_count', seconds='seconds', cpu_seconds='cpu_seconds', best_epoch='best_epoch', epochs_run='epochs_run')
 COLUMNS = ['run_id', 'arm', *SHOWN, 'test_crops', 'split', 'epoch', 'metric', 'value', *PROVENANCE]
 
-def tidy(planned: PlannedRun, results) -> pd.DataFrame:
-    "The rows of one finished run."
+def tidy(planned: PlannedRun, results):
+    "The rows of one finished run, as a table."
+    import pandas as pd
     folder = record_folder(results, planned.run_id)
     facts = json.loads((folder/'run.json').read_text(encoding='utf-8'))
     final = pd.read_csv(folder/'metrics.csv')
@@ -307,8 +310,9 @@ def tidy(planned: PlannedRun, results) -> pd.DataFrame:
     rows['note'] = '; '.join(filter(None, [facts.get('note', ''), planned.run.caution]))
     return rows.reindex(columns=COLUMNS)
 
-def collect(plan, results) -> pd.DataFrame:
-    "Write `results/results.csv` with all finished runs of a plan, and give it back."
+def collect(plan, results):
+    "Write `results/results.csv` with all finished runs of a plan, and give the table back."
+    import pandas as pd
     done = [tidy(p, results) for p in read_plan(plan) if is_done(results, p.run_id)]
     table = pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=COLUMNS)
     table['epoch'] = table['epoch'].astype('Int64')
