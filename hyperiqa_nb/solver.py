@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['WARM_UP', 'SCHEDULES', 'PRECISIONS', 'BUGS', 'OPTIMIZERS', 'PROGRESS', 'step_factor', 'cosine_factor',
-           'constant_factor', 'onecycle_factor', 'swing_factor', 'lr_factor', 'precision_on', 'predict', 'parse_bugs',
-           'group_rates', 'keep_memory', 'make_deterministic', 'freeze_batch_norm', 'Solver', 'open_log', 'log_line']
+           'constant_factor', 'onecycle_factor', 'swing_factor', 'lr_factor', 'precision_on', 'reduced', 'predict',
+           'parse_bugs', 'group_rates', 'keep_memory', 'make_deterministic', 'freeze_batch_norm', 'Solver', 'open_log',
+           'log_line']
 
 # %% ../nbs/10_solver.ipynb #2c436bab
 import ctypes
@@ -21,7 +22,7 @@ from timeit import repeat
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm.auto import tqdm
@@ -77,6 +78,11 @@ def precision_on(device: torch.device, precision: str # 'fp32', 'bf16', 'fp16' o
         return min(repeat(lambda: (matrix @ matrix)[0, 0].item(), number=2, repeat=5))
     return 'bf16' if seconds(torch.float32) > 1.5 * seconds(torch.bfloat16) else 'fp32'
 
+def reduced(device: torch.device, precision: str # Of `PRECISIONS`
+           ):
+    "The context in which a forward pass computes its products in this precision."
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != 'fp32')
+
 # %% ../nbs/10_solver.ipynb #8406e91a
 @torch.inference_mode()
 def predict(model, # Gives (B,) raw scores; has `mean` and `std` of its input
@@ -99,7 +105,7 @@ def predict(model, # Gives (B,) raw scores; has `mean` and `std` of its input
         for start in range(0, len(views), batch_size):
             crops = np.stack(views[start:start+batch_size])
             x = normalize(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2), model.mean, model.std)
-            with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != 'fp32'): raw.append(model(x).double().cpu())
+            with reduced(device, precision): raw.append(model(x).double().cpu())
         scores.append(torch.cat(raw).mean().item())
     model.train(training)
     return np.array(scores) * scale + shift
@@ -174,8 +180,9 @@ class Solver:
         pick(select_by, ['srcc', 'mae'], 'select_by')
         for name, images in self.judged.items():
             if len(images) < 5: raise InputError(f"The set '{name}' has {len(images)} photographs; judging an epoch needs at least 5.")
-        self.precision = self.options['precision'] = precision_on(PartialState().device, precision)
-        self.accelerator = Accelerator(mixed_precision=self.precision.replace('fp32', 'no'))
+        self.accelerator = Accelerator(mixed_precision='no')
+        self.precision = self.options['precision'] = precision_on(self.accelerator.device, precision)
+        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == 'fp16') # Gradients of fp16 would vanish without
         groups = [dict(params=[p for p in params if p.requires_grad], name=name) for name, params in model.parameter_groups(lda_in_backbone).items()]
         optimizer = pick(optimizer, OPTIMIZERS, 'optimizer')(groups, lr=lr, weight_decay=weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -223,13 +230,16 @@ class Solver:
             rates = self.rates(epoch - 1 + i / len(self.crops))
             for group in self.optimizer.param_groups + (optimizer.param_groups if alone else []): group['lr'] = rates[group['name']]
             x = normalize(crops.to(self.accelerator.device), self.net.mean, self.net.std)
-            with self.accelerator.autocast(): raw = self.model(x)
+            with reduced(x.device, self.precision): raw = self.model(x)
             loss = self.loss(raw.float() * self.scale + self.shift, mos.to(raw.device))
             if not torch.isfinite(loss):
                 raise InputError(f"The loss is {loss.item()} in epoch {epoch}, batch {i + 1}: lower lr (now {rates['backbone']:g}) or lr_ratio.")
-            self.accelerator.backward(loss / self.scale)
-            if self.clip_norm: self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            optimizer.step()
+            self.accelerator.backward(self.scaler.scale(loss / self.scale))
+            if self.clip_norm:
+                self.scaler.unscale_(optimizer)
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            self.scaler.step(optimizer)
+            self.scaler.update()
             optimizer.zero_grad()
             self.steps += 1
             if self.average: self.average.update(self.net, self.steps)
@@ -289,7 +299,7 @@ class Solver:
 
     def parts(self) -> dict:
         "What training consists of at the end of an epoch, by name."
-        return dict(model=self.net, optimizer=self.optimizer, head_optimizer=self.head_optimizer, average=self.average)
+        return dict(model=self.net, optimizer=self.optimizer, head_optimizer=self.head_optimizer, average=self.average, scaler=self.scaler)
 
     def save(self, path):
         "Write the state of the training, whole or not at all."
