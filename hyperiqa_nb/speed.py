@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'KINDS', 'race', 'ratios', 'Undecoded', 'write_photographs', 'data_arms', 'grouped_target', 'OneBatch',
-           'plain_order', 'whole_step', 'backbone_step', 'step_arms', 'score_crop_by_crop', 'test_arms', 'ceiling',
-           'peak_memory', 'step_profile', 'slope']
+           'plain_order', 'whole_step', 'backbone_step', 'step_arms', 'epoch_arms', 'score_crop_by_crop', 'test_arms',
+           'ceiling', 'peak_memory', 'model_costs', 'step_profile', 'slope', 'reading_costs']
 
 # %% ../nbs/22_speed.ipynb #7c9b8d87
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ class Undecoded:
 
 def write_photographs(folder, count, # How many files
                       height=768, width=1024, # Pixels
+                      distinct=64, # Of the files; the others are links to them
     ) -> Manifest:
     "Files to measure with: the demo's photographs, enlarged, with grain that makes JPEG work as hard as a camera's picture does."
     folder, sources, rng = Path(folder), list(photographs().values()), np.random.default_rng(0)
@@ -75,6 +77,9 @@ def write_photographs(folder, count, # How many files
     grain = rng.normal(0, 4, (height, width, 1))
     names = [f'{i:05}.jpg' for i in range(count)]
     for i, name in enumerate(names):
+        if i >= distinct:
+            os.link(folder/'images'/names[i % distinct], folder/'images'/name)
+            continue
         enlarged = np.asarray(sources[i % len(sources)].resize((width, height), Image.Resampling.BICUBIC), float)
         Image.fromarray(np.clip(enlarged + np.roll(grain, i, 1), 0, 255).astype(np.uint8)).save(folder/'images'/name, quality=92)
     table = pd.DataFrame(dict(image=names, mos=rng.uniform(0, 100, count).astype(np.float32), split='train', content=names))
@@ -148,6 +153,16 @@ def step_arms(name, precision='auto', **sizes) -> dict: # See `whole_step`
     return {f'{part}{how}': make(name, precision=p, plain=plain, **sizes)
             for how, p, plain in ((', plain fp32', 'fp32', True), ('', precision, False)) for part, make in (('whole step', whole_step), ('backbone', backbone_step))}
 
+# %% ../nbs/22_speed.ipynb #10d2be2d
+def epoch_arms(name, manifest, batch_size=16, size=224, precision='auto', **options) -> dict: # See `whole_step`
+    "One epoch of two crops a photograph, and as many steps on one batch."
+    photos = load_images(manifest, size, progress=False)
+    def epoch(held):
+        solver = Solver(create_model(name, **options), photos, photos, crops_per_image=2, batch_size=batch_size, crop_size=size, test_crops='center', precision=precision)
+        if held: solver.crops = OneBatch(solver.crops, len(solver.crops))
+        return lambda: solver.train_epoch(1, tqdm(disable=True))
+    return {'crops as they come': epoch(False), 'one batch in memory': epoch(True)}
+
 # %% ../nbs/22_speed.ipynb #f31bc7db
 def score_crop_by_crop(model, pixels, test_crops='grid25') -> float:
     "The raw score of one photograph as the original program gets it: one crop after the other, gradients on."
@@ -186,6 +201,23 @@ def _peak(name, batch_size, size, precision, **options):
     unit = 1 if sys.platform == 'darwin' else 1024
     print(torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
+def model_costs(name, batch_size=16, size=224, precision='auto', rounds=3, **options) -> dict: # See `whole_step`
+    "What a model is and costs: size, multiplications, training and test speed, memory, and what share of the machine's arithmetic it uses."
+    from torch.utils.flop_counter import FlopCounterMode
+    model = create_model(name, **options).eval()
+    device = next(model.parameters()).device
+    precision, crops = precision_on(device, precision), torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter: model(crops[:1])
+    gmacs = counter.get_total_flops() / 2e9
+    @torch.inference_mode()
+    def score():
+        with reduced(device, precision): model(crops)
+    seconds = race(dict(train=whole_step(name, batch_size, size, precision, **options), test=score), rounds).median()
+    per_second, limit = batch_size / seconds, ceiling(device, precision)
+    return {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs a crop': gmacs, 'precision': precision, 'training, crops/s': per_second.train, 'test, crops/s': per_second.test,
+            'peak memory (GiB)': peak_memory(name, batch_size, size, precision, **options), 'share of the ceiling, training': 3 * gmacs * per_second.train / limit,
+            'share of the ceiling, test': gmacs * per_second.test / limit}
+
 # %% ../nbs/22_speed.ipynb #14a5dfe2
 KINDS = {'convolution': 'conv', 'normalisation': 'norm', 'activation': 'hardtanh|relu|gelu|threshold|sigmoid|softmax', 'pooling': 'pool', 'matrix product': 'mm|linear|bmm|matmul',
          'optimiser': 'adam|sgd|Optimizer', 'copy, fill, add': 'copy|fill|zero|add|cat|clone|contiguous|mul|div|sum|mean|roll|pad'}
@@ -205,3 +237,14 @@ def slope(sizes, figures) -> tuple: # (slope, its standard error)
     "By which power of the size a figure grows: least squares on logarithms."
     fit = linregress(np.log(sizes), np.log(figures))
     return fit.slope, fit.stderr
+
+def reading_costs(folder, count, height=192, width=256, crop_size=128, memory=None) -> dict:
+    "Seconds to decode `count` files and to go through an epoch of one crop each, and the memory that the process holds for it, without what the system lends to files."
+    import psutil
+    held = lambda: (lambda m: m.rss - getattr(m, 'shared', 0))(psutil.Process().memory_info()) / 2**30
+    manifest, before = write_photographs(folder, count, height, width), held()
+    start = perf_counter()
+    photos = load_images(manifest, crop_size, progress=False, memory=memory)
+    decoded = perf_counter()
+    for x, _ in TrainCrops(photos, crop_size, 1, 96).epoch(1): normalize(x, MEAN, STD)
+    return dict(photographs=count, decode=decoded - start, epoch=perf_counter() - decoded, memory=held() - before)
