@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 SHELL = /bin/bash
 
-.PHONY: help install report test lab export readme
+.PHONY: help install report test lab speed export readme
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: install  ## Run every page and check the generated files, in a copy of thi
 
 lab: install  ## Read and run the pages in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+speed: install  ## Measure how fast everything is on this machine: reports/speed, about 15 minutes with nothing else running
+	$(BIN)/python -c "from hyperiqa_nb.reports import write_report; print('Report:', write_report('speed', 'reports/speed', {}))"
 
 export: install  ## Write hyperiqa_nb/*.py from the pages, and clean the pages
 	$(BIN)/nbdev_export

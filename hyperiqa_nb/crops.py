@@ -175,13 +175,13 @@ class TrainCrops:
         factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (n, 3))
         mos = torch.from_numpy(self.images.mos)
         for batch in np.array_split(np.arange(n), self.batches):
-            crops = np.empty((len(batch), self.size, self.size, 3), np.uint8)
+            crops = torch.empty((len(batch), self.size, self.size, 3), dtype=torch.uint8)
             for crop, i in zip(crops, batch):
                 pixels = self.images.pixels[order[i]]
                 top, left = (place[i] * (np.array(pixels.shape[:2]) - self.size + 1)).astype(int)
-                view = pixels[top:top+self.size, left:left+self.size]
-                crop[:] = view[:, ::-1] if flip[i] else view
-            crops = torch.from_numpy(crops).permute(0, 3, 1, 2)
+                crop.numpy()[:] = pixels[top:top+self.size, left:left+self.size]
+                if flip[i]: crop[:] = crop.flip(1) # Quicker than numpy's copy of a mirrored view
+            crops = crops.permute(0, 3, 1, 2)
             if self.jitter:
                 for crop, three in zip(crops, factors[batch]): crop[:] = jitter_colors(crop, *three)
             yield crops, mos[order[batch]]
@@ -189,7 +189,9 @@ class TrainCrops:
 # %% ../nbs/03_crops.ipynb #c450a5a5
 def normalize(batch, # (B, 3, H, W) uint8
               mean, std, # Three each, for values in [0, 1]
-    ): # (B, 3, H, W) float32
+    ): # (B, 3, H, W) float32 in channels-last order
     "What the backbone expects: `(batch / 255 - mean) / std`, channel by channel."
-    mean, std = (torch.tensor(v, device=batch.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
-    return (batch - mean) / std
+    count, _, height, width = batch.shape
+    mean, std = (torch.tensor(v, device=batch.device).mul(255).repeat(width) for v in (mean, std))
+    rows = batch.permute(0, 2, 3, 1).reshape(-1, width * 3) # Whole rows, red green blue red ..., are gone through faster than planes
+    return ((rows - mean) / std).view(count, height, width, 3).permute(0, 3, 1, 2)
