@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['execute', 'named_values', 'plain_name', 'run_manifest', 'on_scale', 'run_images', 'run_model', 'untrained',
-           'run_solver', 'run_scores', 'short_name', 'Outcome', 'train_run', 'EpochBar', 'run_plan', 'run_command']
+           'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome', 'train_run', 'EpochBar',
+           'run_plan', 'run_command']
 
 # %% ../nbs/12_runner.ipynb #26e6258c
 import argparse
@@ -124,20 +125,41 @@ def run_solver(run: Run, model, images: dict):
     "The solver, with the run's options."
     from inspect import signature
     from hyperiqa_nb.solver import Solver
-    options = {name: getattr(run, name) for name in list(signature(Solver).parameters)[4:]}
+    options = {name: getattr(run.training, name) for name in list(signature(Solver).parameters)[4:]}
     others = {name: images[name] for name in [*(['test'] if run.select_on == 'test' else []), *(run.cross_datasets if run.cross_epochs else [])]}
     return Solver(model, images['train'], images['val'], others, **options)
 
-def run_scores(solver, images: dict, progress=True) -> tuple:
+def run_scores(run: Run, solver, images: dict, progress=True) -> tuple:
     "(predictions, metrics) at the best epoch. Training photographs are scored by their centre crop only, which costs a ninth."
     from hyperiqa_nb.metrics import evaluate
     predictions, metrics = [], []
     for split, photographs in images.items():
-        crops = 'center' if split == 'train' else solver.test_crops
+        crops = 'center' if split == 'train' else run.test_crops
         scores = solver.predict(photographs, crops, progress)
         metrics += [dict(split=split, test_crops=crops, metric=k, value=v) for k, v in evaluate(scores, photographs.mos).items()]
         predictions.append(pd.DataFrame(dict(image=photographs.names, split=split, test_crops=crops, prediction=scores)))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
+
+# %% ../nbs/12_runner.ipynb #33c148ab
+def shared_training(run: Run, results, data # Fingerprint of the divided dataset
+    ) -> dict: # The record of `run.training` with paths `folder` and `checkpoint`; None where the run has to be trained
+    "The finished training that ends with the weights of this run, if it is of the same data and code and its checkpoint is still there."
+    training = run.training
+    if training == run or not is_done(results, training.run_id): return None
+    folder = record_folder(results, training.run_id)
+    facts = json.loads((folder/'run.json').read_text(encoding='utf-8'))
+    checkpoint = (find_project() or Path.cwd())/facts.get('checkpoint', '')
+    if not checkpoint.is_file() or (facts['code'], facts['data']) != (code_fingerprint(run.model), data): return None
+    return facts | dict(folder=folder, checkpoint=checkpoint)
+
+def take_over(solver, shared: dict, # Of `shared_training`
+              keep): # Called with each row of the history
+    "Put the solver where the finished training ended."
+    from hyperiqa_nb.models import load_checkpoint
+    load_checkpoint(solver.net, shared['checkpoint'])
+    solver.rows, solver.best_epoch, solver.average = pd.read_csv(shared['folder']/'history.csv').to_dict('records'), shared['best_epoch'], None
+    for row in solver.rows: keep(row)
+    return solver.history
 
 # %% ../nbs/12_runner.ipynb #8526bdc3
 def short_name(run: Run):
@@ -187,10 +209,12 @@ def train_run(run: Run, results, # Folder of records
     def keep(row):
         record.epoch(row)
         log.info(log_line(row))
-    if resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
-    history = solver.fit(keep, progress, state)
+    shared = shared_training(run, results, manifest.fingerprint())
+    if shared: log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
+    elif resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
+    history = take_over(solver, shared, keep) if shared else solver.fit(keep, progress, state)
     log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on} by {run.select_by}")
-    predictions, metrics = run_scores(solver, images, progress)
+    predictions, metrics = run_scores(run, solver, images, progress)
     if run.caution: predictions['note'] = metrics['note'] = run.caution
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
     checkpoints = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
@@ -201,7 +225,8 @@ def train_run(run: Run, results, # Folder of records
     record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
-                  conversion=manifest.conversion, precision=solver.precision, images={split: len(s) for split, s in images.items()})
+                  conversion=manifest.conversion, precision=solver.precision, trained=run.training.run_id if shared else run.run_id,
+                  checkpoint=str(checkpoint.relative_to(root)), images={split: len(s) for split, s in images.items()})
     state.unlink(missing_ok=True)
     return Outcome(run, manifest, images, solver, predictions, metrics, checkpoint)
 

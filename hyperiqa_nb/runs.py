@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -67,6 +67,7 @@ class Run:
     ranking_margin: float = .1 # MOS units
     lda_in_backbone: bool = False # Train the local distortion aware modules at the backbone's rate
     test_crops: str = 'grid9' # Of validation and test
+    val_crops: str = '' # Of validation, where it is not to be `test_crops`; runs that differ in `test_crops` alone then share one training
     precision: str = 'fp32' # 'fp32', 'bf16', 'fp16', or 'auto' for what the device is fast in
     dataset_options: str = '' # For the dataset's reader, such as 'missing=drop' or 'size=1024x768'; joined by ';'
     resize: str = '' # 'HEIGHTxWIDTH' in pixels for every photograph, '' to leave them
@@ -115,6 +116,11 @@ class Run:
     def extra_datasets(self) -> list:
         "The names in `extra`."
         return [name for name in self.extra.split(';') if name]
+
+    @property
+    def training(self):
+        "The run that ends with the same weights and is tested with the crops that chose its epoch."
+        return replace(self, test_crops=self.val_crops or self.test_crops, val_crops='')
 
     @property
     def caution(self) -> str:
@@ -299,7 +305,7 @@ def tidy(planned: PlannedRun, results):
     history['split'] = 'train'
     for judged in ('val', 'test', *planned.run.cross_datasets):
         ours = history.metric.str.startswith(f'{judged}_')
-        history.loc[ours, ['split', 'test_crops']] = judged, planned.run.test_crops
+        history.loc[ours, ['split', 'test_crops']] = judged, planned.run.training.test_crops
         history.loc[ours, 'metric'] = history.metric[ours].str.removeprefix(f'{judged}_')
     about = pd.DataFrame([dict(metric=name, value=facts[key]) for name, key in FACTS.items()]
                          + [dict(metric='images', split=split, value=n) for split, n in facts['images'].items()])
