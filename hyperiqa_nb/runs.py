@@ -193,7 +193,7 @@ def read_plan(path) -> list:
         for column in table.columns: pick(column, ['arm', 'recipe', *Run.names()], 'column')
         if 'arm' not in table: raise InputError("The column 'arm' is missing: it names what each run stands for.")
         if table.empty: raise InputError("It lists no run.")
-        rows = [{k: v for k, v in row.items() if v != ''} for row in table.to_dict('records')]
+        rows = [{k: v.strip() for k, v in row.items() if v.strip()} for row in table.to_dict('records')]
         planned = [PlannedRun(row.pop('arm', ''), recipe(row.pop('recipe'), **row) if 'recipe' in row else Run(**row)) for row in rows]
     except InputError as error: raise InputError(f"{path}: {error}") from None
     seen = {}
