@@ -64,15 +64,16 @@ def split_means(values: pd.Series, splits: pd.Series) -> pd.Series: # One value 
 def estimate(values: pd.Series, # One value a run
              splits: pd.Series, # The split (its data's fingerprint) that each value is from
              overlap=0., # Test photographs / all others
-    ) -> dict: # n, unit ('split' or 'seed'), mean, low, high; low and high are NaN where n < 3
+    ) -> dict: # n, unit ('split' or 'seed'), mean, low, high, p of a mean of 0; the last three are NaN where n < 3
     "Mean and 95 % t interval: over splits, with the correction of Nadeau & Bengio (2003), or over the seeds of a single split."
     from scipy.stats import t
     unit = 'split' if splits.nunique() > 1 else 'seed'
     if unit == 'split': values = split_means(values, splits)
     n, mean = len(values), np.mean(values.to_numpy())
     variance = 1 / n + (overlap if unit == 'split' else 0)
-    half = t.ppf(.975, n - 1) * values.std() * variance ** .5 if n >= 3 else np.nan
-    return dict(n=n, unit=unit, mean=mean, low=mean - half, high=mean + half)
+    error = values.std() * variance ** .5 if n >= 3 else np.nan
+    half = t.ppf(.975, n - 1) * error
+    return dict(n=n, unit=unit, mean=mean, low=mean - half, high=mean + half, p=2 * t.sf(abs(mean) / error, n - 1) if error else np.nan)
 
 # %% ../nbs/13_compare.ipynb #8b1bf0d8
 NAMES = dict(srcc='SRCC', plcc='PLCC', plcc_logistic='PLCC after logistic fit', krcc='KRCC', rmse='RMSE', rmse_logistic='RMSE after logistic fit',
@@ -140,7 +141,7 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
         for values, g in pairs.groupby(['dataset', *varying], sort=False):
             setting = ', '.join(f'{NAMES.get(k, k)} {v}' for k, v in zip(varying, values[1:]))
             rows.append(about | dict(setting=setting, points=g.difference.tolist()) | estimate(g.difference, g.data, g.overlap.mean()))
-    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'points'])
+    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points'])
 
 # %% ../nbs/13_compare.ipynb #8a8d0ae9
 def verdict(low, high, # Interval of a difference, higher is better
