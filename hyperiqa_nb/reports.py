@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'DATA', 'report_style', 'bullets', 'data_line', 'protocol_line', 'result_line',
            'against_line', 'summary_lines', 'load_published', 'measured_rows', 'sota_table', 'sota_plot', 'first_runs',
-           'what_differs', 'cost_table', 'heads_table', 'provenance_table', 'split_common', 'offline', 'write_html',
-           'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
+           'what_differs', 'gmacs', 'cost_table', 'heads_table', 'provenance_table', 'split_common', 'offline',
+           'write_html', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
 
 # %% ../nbs/14_reports.ipynb #12b770cf
 import argparse
@@ -178,12 +178,16 @@ def what_differs(results, plan: list, # Of `PlannedRun`
         changed[arm] = ', '.join(names + ['code'] * (facts.code[arm] != code[run.model]))
     return pd.Series(changed)
 
+def gmacs(call) -> float:
+    "Multiply-adds of one call in units of 10^9; torch's counter counts each as two operations."
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter: call()
+    return counter.get_total_flops() / 2e9
+
 def cost_table(plan: list, # Of `PlannedRun`
                side=512, # Pixels of the photograph
     ) -> pd.DataFrame: # Index arm: parameters (M), and GMACs and seconds of one photograph
     "What the model of each arm costs."
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
     from hyperiqa_nb.crops import ImageSet
     from hyperiqa_nb.runner import run_model, untrained
     from hyperiqa_nb.solver import predict
@@ -192,8 +196,7 @@ def cost_table(plan: list, # Of `PlannedRun`
     for arm, run in first_runs(plan).items():
         model = run_model(untrained(run)).eval() # Costs do not depend on weights
         score = lambda: predict(model, photograph, run.test_crops, size=run.crop_size)
-        with FlopCounterMode(display=False) as counter: score()
-        rows[arm] = {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs': counter.get_total_flops() / 2e9,
+        rows[arm] = {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs': gmacs(score),
                      'seconds': np.median(repeat(score, number=1, repeat=5))}
     return pd.DataFrame(rows).T
 

@@ -212,7 +212,9 @@ def train_run(run: Run, results, # Folder of records
     shared = shared_training(run, results, manifest.fingerprint())
     if shared: log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
     elif resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
+    before = perf_counter()
     history = take_over(solver, shared, keep) if shared else solver.fit(keep, progress, state)
+    sittings = 0 if shared else history.seconds.sum() - (perf_counter() - before) # Epochs of earlier sittings count as well
     log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on} by {run.select_by}")
     predictions, metrics = run_scores(run, solver, images, progress)
     if run.caution: predictions['note'] = metrics['note'] = run.caution
@@ -222,7 +224,7 @@ def train_run(run: Run, results, # Folder of records
                               score_range=[0, 100], dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
                               selected_on=run.select_on, selected_by=run.select_by, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
     log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({run.caution})' if run.caution else ''}; {checkpoint.name}")
-    record.finish(predictions, metrics, seconds=perf_counter() - started, cpu_seconds=process_time() - cpu_started,
+    record.finish(predictions, metrics, seconds=perf_counter() - started + max(0, sittings), cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
                   conversion=manifest.conversion, precision=solver.precision, trained=run.training.run_id if shared else run.run_id,

@@ -30,6 +30,7 @@ from .datasets import Manifest
 from .demo import photographs
 from .hypernet import HyperHeads, TargetNet
 from .models import create_model
+from .reports import gmacs
 from .solver import OPTIMIZERS, PRECISIONS, Solver, keep_memory, precision_on, predict, reduced
 
 # %% ../nbs/22_speed.ipynb #8b28d76c
@@ -222,20 +223,18 @@ def _peak(name, batch_size, size, precision, **options):
 
 def model_costs(name, batch_size=16, size=224, precision='auto', rounds=3, **options) -> dict: # See `whole_step`
     "What a model is and costs: size, multiplications, training and test speed, memory, and what share of the machine's arithmetic it uses."
-    from torch.utils.flop_counter import FlopCounterMode
     model = create_model(name, **options).eval()
     device = next(model.parameters()).device
     precision, crops = precision_on(device, precision), torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter: model(crops[:1])
-    gmacs = counter.get_total_flops() / 2e9
     @torch.inference_mode()
-    def score():
-        with reduced(device, precision): model(crops)
+    def score(count=batch_size):
+        with reduced(device, precision): model(crops[:count])
+    cost = gmacs(lambda: score(1))
     seconds = race(dict(train=whole_step(name, batch_size, size, precision, **options), test=score), rounds).median()
     per_second, limit = batch_size / seconds, ceiling(device, precision)
-    return {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs a crop': gmacs, 'precision': precision, 'training, crops/s': per_second.train, 'test, crops/s': per_second.test,
-            'peak memory (GiB)': peak_memory(name, batch_size, size, precision, **options), 'share of the ceiling, training': 3 * gmacs * per_second.train / limit,
-            'share of the ceiling, test': gmacs * per_second.test / limit}
+    return {'parameters (M)': sum(p.numel() for p in model.parameters()) / 1e6, 'GMACs a crop': cost, 'precision': precision, 'training, crops/s': per_second.train, 'test, crops/s': per_second.test,
+            'peak memory (GiB)': peak_memory(name, batch_size, size, precision, **options), 'share of the ceiling, training': 3 * cost * per_second.train / limit,
+            'share of the ceiling, test': cost * per_second.test / limit}
 
 # %% ../nbs/22_speed.ipynb #14a5dfe2
 KINDS = {'convolution': 'conv', 'normalisation': 'norm', 'activation': 'hardtanh|relu|gelu|threshold|sigmoid|softmax', 'pooling': 'pool', 'matrix product': 'mm|linear|bmm|matmul',
