@@ -182,6 +182,7 @@ class Outcome:
         "One final value."
         return float(self.metrics.set_index(['split', 'metric']).value[split, name])
 
+# %% ../nbs/12_runner.ipynb #0cb12dd9
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_images`
               resume=False, # Go on from the state of a training that was cut short, if the code is the same
