@@ -222,7 +222,7 @@ def train_run(run: Run, results, # Folder of records
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
     checkpoints = root/'checkpoints'/f"{dict(koniq10k='koniq-10k', kadid10k='kadid-10k').get(manifest.name, manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}"
     checkpoint = save_checkpoint(model, checkpoints/f"best_model_srcc_{final['srcc']:.4f}_plcc_{final['plcc']:.4f}.{checkpoint_format}", score_shift=solver.shift, score_scale=solver.scale,
-                              score_range=[0, 100], dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
+                              score_range=[0, 100], photo_side=int(np.median([min(pixels.shape[:2]) for pixels in images['train'].pixels])), dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed, run_id=run.run_id,
                               selected_on=run.select_on, selected_by=run.select_by, best_epoch=solver.best_epoch, test_metrics={k: v for k, v in final.items() if v == v})
     log.info(f"test SRCC {final['srcc']:.4f}, PLCC {final['plcc']:.4f}{f' ({run.caution})' if run.caution else ''}; {checkpoint.name}")
     record.finish(predictions, metrics, seconds=perf_counter() - started + max(0, sittings), cpu_seconds=process_time() - cpu_started,
