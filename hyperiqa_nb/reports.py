@@ -22,7 +22,7 @@ import pandas as pd
 from .compare import NAMES, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table, verdict
 from .core import InputError
 from .runner import execute
-from .runs import Run, code_fingerprint, experiment, project_root, read_plan, write_atomically
+from .runs import TEST_SELECTED, Run, code_fingerprint, experiment, project_root, read_plan, write_atomically
 
 # %% ../nbs/14_reports.ipynb #61bc5daf
 def report_style():
@@ -43,7 +43,7 @@ def data_line(results) -> str:
     for dataset, g in runs.groupby('dataset', sort=False):
         images = results[(results.metric == 'images') & (results.run_id == g.index[0])].set_index('split').value
         parts.append(f"{dataset}, {images['train']:.0f} photographs to train on, {images['val']:.0f} for validation, {images['test']:.0f} for the test (split {g.split_id.iloc[0]})")
-        notes |= dict.fromkeys(f' Note: {note}.' for note in g.note.str.rstrip('.').unique() if note)
+        notes |= dict.fromkeys(f' Note: {note}.' for note in g.note.str.removesuffix(TEST_SELECTED).str.rstrip('; .').unique() if note)
     return f"**Data**: {'; '.join(parts)}.{''.join(notes)}"
 
 def protocol_line(runs) -> str: # From `run_table`
