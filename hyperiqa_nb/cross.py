@@ -30,7 +30,8 @@ def matrix(table: pd.DataFrame # Of `cells`
     "Means over splits with 95 % intervals."
     rows = []
     for (train, test), g in table.groupby(['trained on', 'tested on'], sort=False):
-        rows.append({'trained on': train, 'tested on': test, **estimate(g.value, g.split_id, g.overlap.mean()), 'images': int(g.images.median())})
+        found = estimate(g.value, g.split_id, g.overlap.mean())
+        rows.append({'trained on': train, 'tested on': test, **{k: found[k] for k in ('n', 'unit', 'mean', 'low', 'high')}, 'images': int(g.images.median())})
     return pd.DataFrame(rows)
 
 def matrix_plot(found, # Of `matrix`

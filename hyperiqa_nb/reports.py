@@ -39,12 +39,14 @@ def bullets(lines):
 # %% ../nbs/14_reports.ipynb #8957bfd7
 def data_line(results) -> str:
     "What was trained and tested on."
-    runs, parts, notes = run_table(results), [], {}
+    runs, parts, notes = run_table(results), [], {} # A note of two runs is said once, with or without the name of its dataset
     for dataset, g in runs.groupby('dataset', sort=False):
         images = results[(results.metric == 'images') & (results.run_id == g.index[0])].set_index('split').value
         parts.append(f"{dataset}, {images['train']:.0f} photographs to train on, {images['val']:.0f} for validation, {images['test']:.0f} for the test (split {g.split_id.iloc[0]})")
-        notes |= dict.fromkeys(f' Note: {note}.' for note in g.note.str.removesuffix(TEST_SELECTED).str.rstrip('; .').unique() if note)
-    return f"**Data**: {'; '.join(parts)}.{''.join(notes)}"
+        for part in '; '.join(g.note.str.removesuffix(TEST_SELECTED).str.rstrip('; .').unique()).split('; '):
+            if part and part.partition(': ')[2] not in notes: notes.setdefault(part)
+    said = '; '.join(notes)
+    return f"**Data**: {'; '.join(parts)}.{f' Note: {said}.' * bool(said)}"
 
 def protocol_line(runs) -> str: # From `run_table`
     "How the epochs were chosen and the photographs scored."
