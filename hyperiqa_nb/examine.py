@@ -27,6 +27,7 @@ def test_scores(plan: list, # Of `PlannedRun`
                 data_dir='', # Of the datasets, see `run_manifest`
     ) -> pd.DataFrame: # One row a run and test photograph: arm, dataset, split_id, seed, image, mos, score
     "What each run said of its test photographs, beside what people said."
+    if not plan: raise InputError("There is no run whose scores could be read: run the plan first.")
     tables, manifests = [], {}
     for p in plan:
         key = p.run.dataset, p.run.dataset_options, p.run.split_id, p.run.split_scheme, p.run.val_share
