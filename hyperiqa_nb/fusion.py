@@ -7,6 +7,7 @@ __all__ = ['FUSIONS', 'cell_means', 'cell_pool', 'reduction', 'SingleScale', 'Co
            'create_fusion']
 
 # %% ../nbs/05_fusion.ipynb #7d2d6e1e
+from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -33,7 +34,7 @@ def cell_pool(x: torch.Tensor, # (B, C, h, w)
     along, across = (height, width) if channels_last else (width, height)
     first, second = cell_means(along, cells, x.dtype, x.device), cell_means(across, cells, wide, x.device)
     total = first.sum(1, dtype=wide) # In 16 bits 7 times 1/7 is not 1
-    with torch.autocast(x.device.type, enabled=False): # The mean of many values keeps their precision
+    with torch.autocast(x.device.type, enabled=False) if x.device.type != 'meta' else nullcontext(): # The mean of many values keeps their precision
         if channels_last: means = second @ ((first @ x.permute(0, 2, 3, 1).flatten(2)).to(wide) / total[:, None]).unflatten(2, (width, -1))
         else: means = second @ (x @ first.T).to(wide) / total
     return (means.permute(0, 3, 1, 2) if channels_last else means).to(x.dtype)
