@@ -8,10 +8,11 @@ __all__ = ['LocalDistortionAware', 'HyperHeads', 'TargetNet', 'HyperNet']
 # %% ../nbs/06_hypernet.ipynb #92d0cf84
 import torch
 from torch import nn
+import torch.nn.functional as F
 
 from .core import InputError
 from .backbones import create_backbone
-from .fusion import cell_pool, create_fusion
+from .fusion import create_fusion
 
 # %% ../nbs/06_hypernet.ipynb #0b4d4173
 class LocalDistortionAware(nn.Module):
@@ -27,7 +28,7 @@ class LocalDistortionAware(nn.Module):
 
     def forward(self, maps: list # Four maps (B, C, h, w)
                ): # (B, out_features)
-        local = [linear(conv(cell_pool(m, n)).flatten(1))
+        local = [linear(conv(F.adaptive_avg_pool2d(m, n)).flatten(1))
                  for m, n, conv, linear in zip(maps, self.cells, self.convs, self.linears)]
         return torch.cat([*local, self.last(maps[-1].mean((2, 3)))], 1)
 

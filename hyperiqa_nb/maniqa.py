@@ -16,7 +16,6 @@ from timm.models.swin_transformer import SwinTransformerBlock
 
 from .core import InputError
 from .backbones import create_backbone
-from .fusion import cell_pool
 
 # %% ../nbs/06c_maniqa.ipynb #a451800d
 class TransposedAttention(nn.Module):
@@ -113,7 +112,7 @@ class MANIQA(nn.Module):
         "What the head reads."
         maps = self.backbone(x)
         if self.normed: maps = [F.layer_norm(m.permute(0, 2, 3, 1), m.shape[1:2]).permute(0, 3, 1, 2) for m in maps]
-        return self.stages(torch.cat([cell_pool(m, self.grid) for m in maps], 1))
+        return self.stages(torch.cat([F.adaptive_avg_pool2d(m, self.grid) for m in maps], 1))
 
     def forward(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
                ) -> torch.Tensor: # (B,) raw score, at least 0 unless `signed`, higher is better

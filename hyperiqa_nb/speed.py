@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'KINDS', 'LARGE', 'race', 'ratios', 'Undecoded', 'write_photographs', 'data_arms', 'grouped_target',
-           'target_arms', 'pool_arms', 'OneBatch', 'plain_order', 'whole_step', 'backbone_step', 'step_arms',
-           'epoch_arms', 'score_crop_by_crop', 'test_arms', 'ceiling', 'fresh_python', 'peak_memory', 'model_costs',
-           'step_profile', 'large_imports', 'start_arms', 'slope', 'reading_costs']
+           'target_arms', 'OneBatch', 'plain_order', 'whole_step', 'backbone_step', 'step_arms', 'epoch_arms',
+           'score_crop_by_crop', 'test_arms', 'ceiling', 'fresh_python', 'peak_memory', 'model_costs', 'step_profile',
+           'large_imports', 'start_arms', 'slope', 'reading_costs']
 
 # %% ../nbs/22_speed.ipynb #7c9b8d87
 import json
@@ -28,7 +28,6 @@ from tqdm.auto import tqdm
 from .crops import ImageSet, TrainCrops, load_image, load_images, normalize, test_views
 from .datasets import Manifest
 from .demo import photographs
-from .fusion import cell_pool
 from .hypernet import HyperHeads, TargetNet
 from .models import create_model
 from .reports import gmacs
@@ -118,12 +117,6 @@ def target_arms(batch_size=96) -> dict:
     inputs = [features, *(tensor for pair in layers for tensor in pair)]
     return {name: lambda target=target: torch.autograd.grad(target(features, layers).sum(), inputs)
             for name, target in {'grouped convolution': grouped_target, 'batched matrices': TargetNet()}.items()}
-
-# %% ../nbs/22_speed.ipynb #babf305a
-def pool_arms(batch_size=16, channels=256, side=56, cells=8) -> dict:
-    "Forward and backward pass of the pooling of a map that lies in memory channels-last, both ways."
-    x = torch.rand(batch_size, channels, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
-    return {name: lambda pool=pool: torch.autograd.grad(pool(x, cells).sum(), x) for name, pool in {'adaptive_avg_pool2d': F.adaptive_avg_pool2d, 'matrices': cell_pool}.items()}
 
 # %% ../nbs/22_speed.ipynb #f1df1d58
 class OneBatch:
