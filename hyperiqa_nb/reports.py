@@ -52,9 +52,10 @@ def protocol_line(runs) -> str: # From `run_table`
     "How the epochs were chosen and the photographs scored."
     extreme = dict(srcc='highest SRCC', mae='lowest mean absolute error')
     rules = runs[runs.select_on == 'val'].groupby('select_by', sort=False).size()
-    lines, chosen = [], [f"{extreme[by]} ({counted(n, 'run')})" for by, n in rules.items()]
-    if chosen: lines.append(f"the validation split chose the epoch, by {' or '.join(chosen)}; "
-                                "the test split was scored once, at the end of each run, and chose nothing")
+    lines, chosen = [], [f"{extreme[by]} ({counted(n, 'run')})" for by, n in rules.items() if by in extreme]
+    if chosen: lines.append(f"the validation split chose the epoch, by {' or '.join(chosen)}")
+    if 'last' in rules: lines.append(f"the last epoch was kept, without a choice ({counted(rules['last'], 'run')})")
+    if len(rules): lines.append("the test split was scored once, at the end of each run, and chose nothing")
     if len(flattered := runs[runs.select_on == 'test']):
         lines.append(f"the epoch was chosen **on the test split**, as in published work, which flatters the figure, in {', '.join(flattered.arm.unique())} ({counted(len(flattered), 'run')})")
     return f"**Protocol**: {'; '.join(lines)}. Test crops: {', '.join(runs.test_crops.unique())}."

@@ -83,7 +83,7 @@ class Run:
     lr_ratio_epochs: int = 0 # Epochs with `lr_ratio`, after which it is 1; 0 for all
     bugs: str = '' # Of the original loop, see `BUGS`; joined by '+'
     select_on: str = 'val' # What chooses the epoch: 'val', or 'test' as published work did
-    select_by: str = 'srcc' # By the highest 'srcc' there, or the lowest 'mae' (mean absolute error)
+    select_by: str = 'srcc' # By the highest 'srcc' there, or the lowest 'mae' (mean absolute error); 'last' keeps the last epoch
     cross: str = '' # Other datasets that are judged as well, such as 'spaq;biq2021'; of 'biq2021:test' only the test part of the same split
     cross_epochs: bool = True # Judge them after every epoch, not only at the kept one
     extra: str = '' # Other datasets whose training parts are trained on as well, such as 'biq2021'; see `on_scale`
@@ -93,7 +93,8 @@ class Run:
         for field in fields(self):
             object.__setattr__(self, field.name, cast(field.name, getattr(self, field.name), type(field.default)))
         pick(self.select_on, ['val', 'test'], 'select_on')
-        pick(self.select_by, ['srcc', 'mae'], 'select_by')
+        pick(self.select_by, ['srcc', 'mae', 'last'], 'select_by')
+        if self.select_by == 'last' and self.select_on != 'val': raise InputError(f"select_by is 'last', so nothing is chosen: leave select_on at 'val' (it is '{self.select_on}').")
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
             if self.cross_parts.get(name) == '': raise InputError(f"cross: '{name}' is trained on (extra), so only its test part can be judged: write '{name}:test'.")

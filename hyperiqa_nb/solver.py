@@ -166,7 +166,7 @@ class Solver:
                  head_epochs=0, head_lr=1e-3, # Epochs at the start in which SGD with momentum .9 trains the head alone; its rate
                  lda_in_backbone=False, # Give the local distortion aware modules the backbone's rate
                  test_crops='grid9', # Crops of the validation
-                 select_on='val', select_by='srcc', # The set that chooses the epoch; by the highest 'srcc', or the lowest 'mae'
+                 select_on='val', select_by='srcc', # The set that chooses the epoch; by the highest 'srcc', or the lowest 'mae'; 'last' keeps the last epoch
                  precision='fp32', deterministic=False, seed=42):
         self.options = {name: value for name, value in locals().items() if isinstance(value, (bool, int, float, str))}
         parse_crops(test_crops)
@@ -177,7 +177,7 @@ class Solver:
         if deterministic: make_deterministic()
         self.judged = dict(val=val, **(others or {}))
         pick(select_on, self.judged, 'select_on')
-        pick(select_by, ['srcc', 'mae'], 'select_by')
+        pick(select_by, ['srcc', 'mae', 'last'], 'select_by')
         for name, images in self.judged.items():
             if len(images) < 5: raise InputError(f"The set '{name}' has {len(images)} photographs; judging an epoch needs at least 5.")
         self.accelerator = Accelerator(mixed_precision='no')
@@ -285,7 +285,7 @@ class Solver:
                 row |= self.judge(progress)
                 row['seconds'] = perf_counter() - start
                 srcc, mae = np.nan_to_num(row[f'{self.select_on}_srcc'], nan=-1.), row[f'{self.select_on}_mae']
-                score = srcc if self.select_by == 'srcc' else -mae
+                score = dict(srcc=srcc, mae=-mae, last=epoch)[self.select_by]
                 bar.set_postfix(epoch=epoch, srcc=f'{srcc:.4f}')
                 self.rows.append(row)
                 if score > self.best:

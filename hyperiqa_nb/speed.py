@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'KINDS', 'LARGE', 'race', 'ratios', 'Undecoded', 'write_photographs', 'data_arms', 'grouped_target',
-           'target_arms', 'OneBatch', 'plain_order', 'whole_step', 'backbone_step', 'step_arms', 'epoch_arms',
+           'target_arms', 'OneBatch', 'as_original', 'whole_step', 'backbone_step', 'step_arms', 'epoch_arms',
            'score_crop_by_crop', 'test_arms', 'ceiling', 'fresh_python', 'peak_memory', 'model_costs', 'step_profile',
            'large_imports', 'start_arms', 'slope', 'reading_costs']
 
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from .crops import ImageSet, TrainCrops, load_image, load_images, normalize, test_views
 from .datasets import Manifest
 from .demo import photographs
-from .hypernet import HyperHeads, TargetNet
+from .hypernet import HyperHeads, HyperNet, TargetNet
 from .models import create_model
 from .reports import gmacs
 from .solver import OPTIMIZERS, PRECISIONS, Solver, keep_memory, precision_on, predict, reduced
@@ -125,8 +125,13 @@ class OneBatch:
     def __len__(self): return self.steps
     def epoch(self, epoch): return (self.batch for _ in range(self.steps))
 
-def plain_order(model):
-    "The model with its weights in the order of memory that torch starts with."
+def as_original(model: HyperNet):
+    "The same model the way its authors' program runs it: weights in the order of memory that torch starts with, whole maps convolved before their cells are averaged, target networks as one grouped convolution."
+    def local(maps):
+        lda = model.lda
+        cells = [linear(F.adaptive_avg_pool2d(conv(m), n).flatten(1)) for m, n, conv, linear in zip(maps, lda.cells, lda.convs, lda.linears)]
+        return torch.cat([*cells, lda.last(maps[-1].mean((2, 3)))], 1)
+    model.lda.forward, model.target.forward = local, grouped_target
     return model.to(memory_format=torch.contiguous_format)
 
 def _solver(name, batch_size, size, precision, plain, options):
@@ -135,11 +140,11 @@ def _solver(name, batch_size, size, precision, plain, options):
     photos = ImageSet([str(i) for i in range(n)], list(rng.integers(0, 256, (n, size, size, 3), np.uint8)), rng.uniform(0, 100, n).astype(np.float32))
     model = create_model(name, **options)
     keep_memory()
-    return Solver(plain_order(model) if plain else model, photos, photos, crops_per_image=1, batch_size=batch_size, crop_size=size, test_crops='center', precision=precision)
+    return Solver(as_original(model) if plain else model, photos, photos, crops_per_image=1, batch_size=batch_size, crop_size=size, test_crops='center', precision=precision)
 
 def whole_step(name, # Of `create_model`
                batch_size=16, size=224, # Crops; pixels
-               precision='auto', plain=False, # See `precision_on`; see `plain_order`
+               precision='auto', plain=False, # See `precision_on`; see `as_original`
                steps=1, # In one call
                **options): # Of the model
     "A function that makes the solver do a training step: normalise, forward, loss, backward, optimiser."
@@ -188,7 +193,7 @@ def test_arms(model, pixels, # As the model is now; (H, W, 3) uint8
               precision='auto') -> dict:
     "Scoring one photograph: crop by crop, all in chunks, in reduced precision, and with fewer crops."
     from copy import deepcopy
-    photo, plain, precision = ImageSet(['photo'], [pixels], np.zeros(1)), plain_order(deepcopy(model)).eval(), precision_on(next(model.parameters()).device, precision)
+    photo, plain, precision = ImageSet(['photo'], [pixels], np.zeros(1)), as_original(deepcopy(model)).eval(), precision_on(next(model.parameters()).device, precision)
     score = lambda *args, **options: lambda: predict(model, photo, *args, **options).item()
     return ({'25 crops, one by one, fp32': lambda: score_crop_by_crop(plain, pixels)} | {f'25 crops, {n} at once, fp32': score('grid25', batch_size=n) for n in chunks}
             | {f'25 crops, {n} at once, {precision}': score('grid25', batch_size=n, precision=precision) for n in chunks if precision != 'fp32'}
