@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from .core import InputError
 from .backbones import create_backbone
-from .fusion import create_fusion
+from .fusion import cells, create_fusion
 
 # %% ../nbs/06_hypernet.ipynb #0b4d4173
 class LocalDistortionAware(nn.Module):
@@ -28,7 +28,7 @@ class LocalDistortionAware(nn.Module):
 
     def forward(self, maps: list # Four maps (B, C, h, w)
                ): # (B, out_features)
-        local = [linear(conv(F.adaptive_avg_pool2d(m, n)).flatten(1))
+        local = [linear(conv(cells(m, n)).flatten(1))
                  for m, n, conv, linear in zip(maps, self.cells, self.convs, self.linears)]
         return torch.cat([*local, self.last(maps[-1].mean((2, 3)))], 1)
 
@@ -48,9 +48,12 @@ class HyperHeads(nn.Module):
 
     def forward(self, fused: torch.Tensor # (B, in_channels, map_size, map_size)
                ) -> list: # Five pairs (B, out, in), (B, out)
-        pooled = fused.mean((2, 3))
-        weights = [head(fused) for head in self.weights] + [self.last_weight(pooled)]
-        return [(w.reshape(len(w), o, i), bias(pooled)) for w, bias, i, o in zip(weights, self.biases, self.sizes, self.sizes[1:])]
+        flat = [*self.biases, self.last_weight]
+        joined = lambda layers: (torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+        parts = lambda out, layers: out.split([len(layer.weight) for layer in layers], 1)
+        weights = parts(F.conv2d(fused, *joined(self.weights), padding=1), self.weights)
+        *biases, last = parts(F.linear(fused.mean((2, 3)), *joined(flat)), flat)
+        return [(w.reshape(len(w), o, i), bias) for w, bias, i, o in zip([*weights, last], biases, self.sizes, self.sizes[1:])]
 
 # %% ../nbs/06_hypernet.ipynb #a4e0a93c
 class TargetNet(nn.Module):
