@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROP_MODES', 'parse_size', 'load_image', 'ImageSet', 'PixelStore', 'load_images', 'parse_crops', 'crop_boxes',
-           'test_views', 'jitter_colors', 'TrainCrops', 'normalize']
+           'test_views', 'jitter_colors', 'parse_sides', 'TrainCrops', 'normalize']
 
 # %% ../nbs/03_crops.ipynb #e8f0e0ef
 import tempfile
@@ -155,31 +155,41 @@ def jitter_colors(crop, # (3, H, W) uint8
     return crop
 
 # %% ../nbs/03_crops.ipynb #b6a97115
+def parse_sides(sides # Pixels: 224, or several joined by '+', such as '224+224+448'
+    ): # List of int
+    "The sides of the training crops; what stands there twice is taken twice as often."
+    try: parsed = [int(side) for side in str(sides).split('+')]
+    except ValueError: parsed = [0]
+    if min(parsed) < 1: raise InputError(f"The sides of training crops, '{sides}', must be pixels joined by '+', such as 224+224+448.")
+    return parsed
+
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
-    def __init__(self, images: ImageSet, size=224, crops_per_image=2, batch_size=16, jitter=0., seed=42):
+    def __init__(self, images: ImageSet, size=224, # See `parse_sides`; the crops of a batch have one side
+                 crops_per_image=2, batch_size=16, jitter=0., seed=42):
         if not 0 <= jitter < 1: raise InputError(f"jitter is {jitter:g}; it must lie in [0, 1).")
         if not len(images): raise InputError("There is no photograph to train on: the training split is empty.")
-        self.images, self.size, self.crops_per_image, self.jitter, self.seed = images, size, crops_per_image, jitter, seed
+        self.images, self.sides, self.crops_per_image, self.jitter, self.seed = images, parse_sides(size), crops_per_image, jitter, seed
         self.batches = max(1, round(len(images) * crops_per_image / batch_size))
 
     def __len__(self): return self.batches
 
     def epoch(self, epoch # From 1
-        ): # Yields (B, 3, size, size) uint8 in channels-last order, and (B,) float32 MOS
+        ): # Yields (B, 3, side, side) uint8 in channels-last order, and (B,) float32 MOS
         "The batches of one epoch."
         rng = np.random.default_rng([self.seed, epoch])
         n = len(self.images) * self.crops_per_image
         order = rng.permutation(n) % len(self.images)
         place, flip = rng.random((n, 2)), rng.random(n) < .5
         factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (n, 3))
+        sides = rng.permutation(np.resize(self.sides, self.batches)).tolist()
         mos = torch.from_numpy(self.images.mos)
-        for batch in np.array_split(np.arange(n), self.batches):
-            crops = torch.empty((len(batch), self.size, self.size, 3), dtype=torch.uint8)
+        for side, batch in zip(sides, np.array_split(np.arange(n), self.batches)):
+            crops = torch.empty((len(batch), side, side, 3), dtype=torch.uint8)
             for crop, i in zip(crops, batch):
                 pixels = self.images.pixels[order[i]]
-                top, left = (place[i] * (np.array(pixels.shape[:2]) - self.size + 1)).astype(int)
-                crop.numpy()[:] = pixels[top:top+self.size, left:left+self.size]
+                top, left = (place[i] * (np.array(pixels.shape[:2]) - side + 1)).astype(int)
+                crop.numpy()[:] = pixels[top:top+side, left:left+side]
                 if flip[i]: crop[:] = crop.flip(1) # Quicker than numpy's copy of a mirrored view
             crops = crops.permute(0, 3, 1, 2)
             if self.jitter:
