@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROP_MODES', 'parse_size', 'load_image', 'ImageSet', 'PixelStore', 'load_images', 'parse_crops', 'crop_boxes',
-           'test_views', 'jitter_colors', 'parse_sides', 'TrainCrops', 'normalize']
+           'test_views', 'jitter_colors', 'parse_sides', 'resized', 'TrainCrops', 'normalize']
 
 # %% ../nbs/03_crops.ipynb #e8f0e0ef
 import tempfile
@@ -163,13 +163,22 @@ def parse_sides(sides # Pixels: 224, or several joined by '+', such as '224+224+
     if min(parsed) < 1: raise InputError(f"The sides of training crops, '{sides}', must be pixels joined by '+', such as 224+224+448.")
     return parsed
 
+def resized(crop, # (cut, cut, 3) uint8
+            side, # Pixels
+    ): # (side, side, 3) uint8
+    "A square crop brought to this side."
+    return crop if len(crop) == side else np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
+
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
     def __init__(self, images: ImageSet, size=224, # See `parse_sides`; the crops of a batch have one side
-                 crops_per_image=2, batch_size=16, jitter=0., seed=42):
-        if not 0 <= jitter < 1: raise InputError(f"jitter is {jitter:g}; it must lie in [0, 1).")
+                 crops_per_image=2, batch_size=16, jitter=0., # Of colours, see `jitter_colors`
+                 scale_jitter=0., # Crops are cut up to 1 + this times as large or as small, and brought to their side
+                 seed=42):
+        for name, value in (('jitter', jitter), ('scale_jitter', scale_jitter)):
+            if not 0 <= value < 1: raise InputError(f"{name} is {value:g}; it must lie in [0, 1).")
         if not len(images): raise InputError("There is no photograph to train on: the training split is empty.")
-        self.images, self.sides, self.crops_per_image, self.jitter, self.seed = images, parse_sides(size), crops_per_image, jitter, seed
+        self.images, self.sides, self.crops_per_image, self.jitter, self.scale_jitter, self.seed = images, parse_sides(size), crops_per_image, jitter, scale_jitter, seed
         self.batches = max(1, round(len(images) * crops_per_image / batch_size))
 
     def __len__(self): return self.batches
@@ -182,14 +191,16 @@ class TrainCrops:
         order = rng.permutation(n) % len(self.images)
         place, flip = rng.random((n, 2)), rng.random(n) < .5
         factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (n, 3))
+        scales = (1 + self.scale_jitter) ** rng.uniform(-1, 1, n)
         sides = rng.permutation(np.resize(self.sides, self.batches)).tolist()
         mos = torch.from_numpy(self.images.mos)
         for side, batch in zip(sides, np.array_split(np.arange(n), self.batches)):
             crops = torch.empty((len(batch), side, side, 3), dtype=torch.uint8)
             for crop, i in zip(crops, batch):
                 pixels = self.images.pixels[order[i]]
-                top, left = (place[i] * (np.array(pixels.shape[:2]) - side + 1)).astype(int)
-                crop.numpy()[:] = pixels[top:top+side, left:left+side]
+                cut = min(round(side * scales[i]), *pixels.shape[:2])
+                top, left = (place[i] * (np.array(pixels.shape[:2]) - cut + 1)).astype(int)
+                crop.numpy()[:] = resized(pixels[top:top+cut, left:left+cut], side)
                 if flip[i]: crop[:] = crop.flip(1) # Quicker than numpy's copy of a mirrored view
             crops = crops.permute(0, 3, 1, 2)
             if self.jitter:

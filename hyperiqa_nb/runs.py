@@ -73,6 +73,7 @@ class Run:
     dataset_options: str = '' # For the dataset's reader, such as 'missing=drop' or 'size=1024x768'; joined by ';'
     resize: str = '' # 'HEIGHTxWIDTH' in pixels for every photograph, '' to leave them
     jitter: float = 0. # Colour jitter of training crops, see `TrainCrops`
+    scale_jitter: float = 0. # Training crops are cut up to 1 + this times as large or as small, and brought to their side
     standardize: bool = True # Learn standardised scores, not the MOS itself
     drop_path: float = 0. # Most probability that a residual branch of the backbone is left out in training
     clip_norm: float = 0. # Most length of the gradient, 0 for any

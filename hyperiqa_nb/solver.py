@@ -157,7 +157,8 @@ class Solver:
     def __init__(self, model, train: ImageSet, val: ImageSet,
                  others=None, # Sets that are judged after every epoch as well: {name: ImageSet}
                  epochs=8, patience=7, # Most epochs; epochs without a better one before stopping
-                 batch_size=16, crops_per_image=2, crop_size=224, crop_sizes='', jitter=0., # Crops at once; crops of a photograph in an epoch; pixels; sides in training where they are not `crop_size`, see `parse_sides`; see `TrainCrops`
+                 batch_size=16, crops_per_image=2, crop_size=224, crop_sizes='', # Crops at once; crops of a photograph in an epoch; pixels; sides in training where they are not `crop_size`, see `parse_sides`
+                 jitter=0., scale_jitter=0., # See `TrainCrops`
                  optimizer='adamw', lr=2e-4, lr_ratio=5., weight_decay=1e-3, # Backbone's rate; head's rate / backbone's rate
                  lr_schedule='onecycle', lr_period=6, lr_ratio_epochs=0, bugs='', # See `lr_factor`; see `group_rates`
                  loss='l1', ranking_loss_alpha=0., ranking_margin=.1, # Base loss; weight of the ranking term; its margin in MOS units
@@ -189,7 +190,7 @@ class Solver:
         first = dict(params=groups[1]['params'], name='head')
         self.head_optimizer = self.accelerator.prepare(OPTIMIZERS['sgd']([first], lr=head_lr, weight_decay=weight_decay)) if head_epochs else None
         self.average = ModelEmaV3(self.net, ema, use_warmup=True) if ema else None
-        self.crops = TrainCrops(train, crop_sizes or crop_size, crops_per_image, batch_size, jitter=jitter, seed=seed)
+        self.crops = TrainCrops(train, crop_sizes or crop_size, crops_per_image, batch_size, jitter, scale_jitter, seed)
         self.loss = IQALoss(ranking_loss_alpha, ranking_margin, loss)
         self.shift, self.scale = (float(train.mos.mean()), float(train.mos.std()) or 1.) if standardize else (0., 1.)
         self.epochs, self.patience, self.seed, self.test_crops, self.crop_size, self.select_on, self.select_by = epochs, patience, seed, test_crops, crop_size, select_on, select_by
