@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'NAMES', 'load_results', 'run_table', 'split_means', 'estimate', 'counted', 'signed', 'summary_table',
-           'metric_points', 'paired_differences', 'contrasts', 'verdict', 'contrast_lines', 'forest_plot',
+           'metric_points', 'paired_differences', 'contrasts', 'ladder', 'verdict', 'contrast_lines', 'forest_plot',
            'learning_curves']
 
 # %% ../nbs/13_compare.ipynb #fe93b991
@@ -142,6 +142,12 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
             setting = ', '.join(f'{NAMES.get(k, k)} {v}' for k, v in zip(varying, values[1:]))
             rows.append(about | dict(setting=setting, points=g.difference.tolist()) | estimate(g.difference, g.data, g.overlap.mean()))
     return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points'])
+
+# %% ../nbs/13_compare.ipynb #c43bef87
+def ladder(results, metric='srcc') -> pd.DataFrame: # As `contrasts` gives it, one row a step
+    "Each arm of a plan against the arm before it, on the splits and seeds that both have."
+    arms = list(results.arm.unique())
+    return pd.concat([contrasts(results, 'arm', arms[0], [], metric), *(contrasts(results, 'arm', below, [arm], metric) for below, arm in zip(arms, arms[1:]))], ignore_index=True)
 
 # %% ../nbs/13_compare.ipynb #8a8d0ae9
 def verdict(low, high, # Interval of a difference, higher is better
