@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['execute', 'named_values', 'plain_name', 'run_manifest', 'on_scale', 'run_images', 'run_model', 'untrained',
-           'run_solver', 'run_scores', 'shared_training', 'take_over', 'fit_soup', 'short_name', 'Outcome', 'train_run',
-           'EpochBar', 'run_plan', 'run_command']
+           'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome', 'train_run', 'EpochBar',
+           'run_plan', 'run_command']
 
 # %% ../nbs/12_runner.ipynb #26e6258c
 import argparse
@@ -161,29 +161,6 @@ def take_over(solver, shared: dict, # Of `shared_training`
     for row in solver.rows: keep(row)
     return solver.history
 
-def fit_soup(run: Run, solver, # The first training's; it ends with the mean of the final weights, and with the epochs of all trainings one after the other
-             images: dict, keep, progress, # See `run_images`; called with each row of the history; show a bar
-             state, soup, # Paths: the state of the training under way, and the sum of those that are done; where they exist, work goes on from them
-    ) -> pd.DataFrame: # The history
-    "The `run.soup` trainings of a run: Wortsman and others (2022), a uniform soup."
-    import torch
-    done = torch.load(soup, weights_only=True) if soup.exists() else dict(rows=[], kept=0, count=0, total={})
-    for row in done['rows']: keep(row)
-    while done['count'] < run.soup:
-        one = run_solver(replace(run, seed=run.seed + done['count']), run_model(run), images) if done['count'] else solver
-        before = len(done['rows'])
-        one.fit(lambda row: keep(row | dict(epoch=before + row['epoch'])), progress, state)
-        rows = done['rows'] + [row | dict(epoch=before + row['epoch']) for row in one.rows]
-        total = {name: done['total'].get(name, 0) + weights.double() for name, weights in one.net.state_dict().items()}
-        done = dict(rows=rows, kept=before + one.best_epoch, count=done['count'] + 1, total=total)
-        if done['count'] < run.soup:
-            torch.save(done, soup.with_suffix('.partial'))
-            soup.with_suffix('.partial').replace(soup)
-            state.unlink(missing_ok=True)
-    if run.soup > 1: solver.net.load_state_dict({name: weights / run.soup for name, weights in done['total'].items()})
-    solver.rows, solver.best_epoch, solver.average = done['rows'], done['kept'], None
-    return solver.history
-
 # %% ../nbs/12_runner.ipynb #8526bdc3
 def short_name(run: Run):
     "'swin', 'lite0' or 'resnet50': the backbone in one word."
@@ -220,9 +197,9 @@ def train_run(run: Run, results, # Folder of records
     pick(checkpoint_format, [suffix.removeprefix('.') for suffix in FORMATS], 'checkpoint_format')
     if checkpoint_format == 'pkl' and run.standardize:
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and deviation would be lost: use safetensors.")
-    state, soup = (record_folder(results, run.run_id)/f'{kind}-{code_fingerprint(run.model)}.pt' for kind in ('state', 'soup'))
-    if (left := [path for path in (state, soup) if path.exists()]) and not resume:
-        raise InputError(f"A training with these parameters was cut short and can go on (resume). To train from the start, delete {' and '.join(map(str, left))}.")
+    state = record_folder(results, run.run_id)/f'state-{code_fingerprint(run.model)}.pt'
+    if state.exists() and not resume:
+        raise InputError(f"A training with these parameters was cut short and can go on (resume). To train from the start, delete {state}.")
     model = run_model(run)
     manifest, images = run_images(run, data_dir, progress)
     solver = run_solver(run, model, images)
@@ -235,9 +212,9 @@ def train_run(run: Run, results, # Folder of records
         log.info(log_line(row))
     shared = shared_training(run, results, manifest.fingerprint())
     if shared: log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
-    elif resume: log.info(f"resuming from {' and '.join(path.name for path in left)}" if left else 'nothing to resume: there is no state of a training with these parameters by this code')
+    elif resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
     before = perf_counter()
-    history = take_over(solver, shared, keep) if shared else fit_soup(run, solver, images, keep, progress, state, soup)
+    history = take_over(solver, shared, keep) if shared else solver.fit(keep, progress, state)
     sittings = 0 if shared else history.seconds.sum() - (perf_counter() - before) # Epochs of earlier sittings count as well
     log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on} by {run.select_by}")
     predictions, metrics = run_scores(run, solver, images, progress)
@@ -253,7 +230,7 @@ def train_run(run: Run, results, # Folder of records
                   backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
                   conversion=manifest.conversion, precision=solver.precision, trained=run.training.run_id if shared else run.run_id,
                   checkpoint=str(checkpoint.relative_to(root)), images={split: len(s) for split, s in images.items()})
-    for path in (state, soup): path.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     return Outcome(run, manifest, images, solver, predictions, metrics, checkpoint)
 
 # %% ../nbs/12_runner.ipynb #d08534f7
@@ -262,7 +239,7 @@ class EpochBar:
     def __init__(self, missing: list, results):
         from tqdm import tqdm
         self.results, self.before = results, 0
-        self.bar = tqdm(total=sum(p.run.epochs * p.run.soup for p in missing), unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
+        self.bar = tqdm(total=sum(p.run.epochs for p in missing), unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
 
     def watch(self, planned, number, count, finished):
         "Follow one run until the event `finished`; early stopping counts as its last epochs."
@@ -271,7 +248,7 @@ class EpochBar:
         while not finished.wait(1):
             rows = max(0, len(history.read_text().splitlines()) - 1) if history.exists() else 0
             self.bar.update(self.before + rows - self.bar.n)
-        self.before += planned.run.epochs * planned.run.soup
+        self.before += planned.run.epochs
         self.bar.update(self.before - self.bar.n)
 
 # %% ../nbs/12_runner.ipynb #940f8012

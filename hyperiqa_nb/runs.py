@@ -78,7 +78,6 @@ class Run:
     drop_path: float = 0. # Most probability that a residual branch of the backbone is left out in training
     clip_norm: float = 0. # Most length of the gradient, 0 for any
     ema: float = 0. # Decay of the average over weights, 0 for none
-    soup: int = 1 # Trainings from the same initial weights, each with the next seed for its crops and their order, whose final weights are averaged
     frozen_maps: int = 0 # Leave the weights as they came on which the first maps of the backbone depend; their number
     freeze_norm: bool = False # Leave the statistics of the batch normalisation as they came
     head_epochs: int = 0 # Epochs at the start in which SGD with momentum .9 trains the head alone
@@ -101,7 +100,7 @@ class Run:
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
             if self.cross_parts.get(name) == '': raise InputError(f"cross: '{name}' is trained on (extra), so only its test part can be judged: write '{name}:test'.")
-        for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size', 'soup'):
+        for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
             if getattr(self, name) < 1: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be at least 1.")
 
     @property
