@@ -154,7 +154,7 @@ def jitter_colors(crop, # (3, H, W) uint8
     for change, factor in ((adjust_brightness, brightness), (adjust_contrast, contrast), (adjust_saturation, saturation)): crop = change(crop, factor)
     return crop
 
-# %% ../nbs/03_crops.ipynb #b6a97115
+# %% ../nbs/03_crops.ipynb #a9395178
 def parse_sides(sides # Pixels: 224, or several joined by '+', such as '224+224+448'
     ): # List of int
     "The sides of the training crops; what stands there twice is taken twice as often."
@@ -169,6 +169,7 @@ def resized(crop, # (cut, cut, 3) uint8
     "A square crop brought to this side."
     return crop if len(crop) == side else np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
+# %% ../nbs/03_crops.ipynb #b6a97115
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
     def __init__(self, images: ImageSet, size=224, # See `parse_sides`; the crops of a batch have one side
@@ -196,9 +197,10 @@ class TrainCrops:
         mos = torch.from_numpy(self.images.mos)
         for side, batch in zip(sides, np.array_split(np.arange(n), self.batches)):
             crops = torch.empty((len(batch), side, side, 3), dtype=torch.uint8)
-            for crop, i in zip(crops, batch):
+            cuts = np.rint(side * scales[batch]).astype(int).tolist()
+            for crop, i, cut in zip(crops, batch, cuts):
                 pixels = self.images.pixels[order[i]]
-                cut = min(round(side * scales[i]), *pixels.shape[:2])
+                cut = min(cut, *pixels.shape[:2])
                 top, left = (place[i] * (np.array(pixels.shape[:2]) - cut + 1)).astype(int)
                 crop.numpy()[:] = resized(pixels[top:top+cut, left:left+cut], side)
                 if flip[i]: crop[:] = crop.flip(1) # Quicker than numpy's copy of a mirrored view
