@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'DATA', 'report_style', 'bullets', 'data_line', 'protocol_line', 'result_line',
-           'against_line', 'summary_lines', 'load_published', 'measured_rows', 'sota_table', 'sota_plot', 'first_runs',
-           'what_differs', 'gmacs', 'cost_table', 'heads_table', 'provenance_table', 'split_common', 'offline',
-           'write_html', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
+           'against_line', 'summary_lines', 'load_published', 'chosen_by', 'measured_rows', 'sota_table', 'sota_plot',
+           'first_runs', 'what_differs', 'gmacs', 'cost_table', 'heads_table', 'provenance_table', 'split_common',
+           'offline', 'write_html', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
 
 # %% ../nbs/14_reports.ipynb #12b770cf
 import argparse
@@ -105,13 +105,17 @@ def load_published(path) -> pd.DataFrame:
     if absent := [c for c in PUBLISHED if c not in table]: raise InputError(f"{path} has no column {', '.join(absent)}.")
     return table.fillna({c: '' for c in PUBLISHED if c not in ('parameters_m', 'srcc', 'plcc')})
 
+def chosen_by(runs): # From `run_table`
+    "What decided on the epoch of each run."
+    return runs.select_on.map(dict(val='epoch chosen on validation', test='epoch chosen on THE TEST SET')).where(runs.select_by != 'last', 'last epoch kept')
+
 def measured_rows(results) -> pd.DataFrame: # The columns of the published table
     "One row an arm: medians over its runs, as the field reports them."
     rows = []
     for (dataset, arm), g in run_table(results).groupby(['dataset', 'arm'], sort=False):
         splits = pd.DataFrame({metric: split_means(g[metric], g.data) for metric in ('srcc', 'plcc', 'plcc_logistic')})
         medians = splits.median(skipna=False)
-        protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), epoch chosen on {' and '.join(dict(val='validation', test='THE TEST SET')[s] for s in g.select_on.unique())}"
+        protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), {' and '.join(chosen_by(g).unique())}"
         if others := [w.removeprefix('file: ') for w in g.weights.unique() if w.startswith('file:')]: protocol += f"; NOT THE PUBLISHED PRETRAINING ({', '.join(others)})"
         also = f'mean SRCC {np.mean(splits.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
         rows.append(dict(model=f'{g.model.iloc[0]}, {arm}', backbone=g.backbone.iloc[0], parameters_m=g.parameters.mean() / 1e6,

@@ -216,7 +216,7 @@ def train_run(run: Run, results, # Folder of records
     before = perf_counter()
     history = take_over(solver, shared, keep) if shared else solver.fit(keep, progress, state)
     sittings = 0 if shared else history.seconds.sum() - (perf_counter() - before) # Epochs of earlier sittings count as well
-    log.info(f"kept epoch {solver.best_epoch}, chosen on {run.select_on} by {run.select_by}")
+    log.info(f"kept epoch {solver.best_epoch}, {'the last' if run.select_by == 'last' else f'chosen on {run.select_on} by {run.select_by}'}")
     predictions, metrics = run_scores(run, solver, images, progress)
     if run.caution: predictions['note'] = metrics['note'] = run.caution
     final = metrics[metrics.split == 'test'].set_index('metric').value.to_dict()
