@@ -41,7 +41,7 @@ def score_photographs(model, # From `load_model`
                       paths: list, # Of files
                       test_crops='', # See `parse_crops`; '' for the crops that the model was tested with
                       full_size=False, # Do not reduce large photographs
-                      progress=True) -> tuple: # (DataFrame: image, score of 0-100 with higher better, width, height; messages about the others)
+                      progress=True) -> tuple: # (DataFrame: image, score of 0-100 with higher better, width and height in pixels at which it was scored; messages about the others)
     "Score photographs one by one."
     import numpy as np
     import pandas as pd
@@ -82,7 +82,7 @@ def model_line(model # From `load_model`
 # %% ../nbs/23_scoring.ipynb #f14c3c6c
 def score_command(argv=None):
     "`hyperiqa_score`: score photographs from the command line."
-    parser = argparse.ArgumentParser(prog='hyperiqa_score', description="Score photographs: 0-100, higher is better, as people would on average (MOS).")
+    parser = argparse.ArgumentParser(prog='hyperiqa_score', description="Score photographs: 0-100, higher is better, as people would on average (MOS). Width and height in the table are those at which a photograph was scored: large ones are reduced to the size of the training's photographs, and those smaller than a crop are enlarged.")
     parser.add_argument('photographs', nargs='+', metavar='PATH', help="photographs, or folders of them")
     parser.add_argument('--model', default=SHIPPED, metavar='FILE', help="a checkpoint of hyperiqa_train or hyperiqa_run (checkpoints/.../best_model_*.safetensors), or one of the original programs (default: the model that comes with the package, trained on LIVE In the Wild)")
     parser.add_argument('--out', metavar='FILE', help="write the table as well, as .csv or .json")
