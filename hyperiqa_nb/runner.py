@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .core import InputError, find_project, pick
-from .runs import PlannedRun, Record, Run, code_fingerprint, collect, experiment, is_done, made_by, project_root, read_plan, record_folder
+from .runs import PlannedRun, Record, Run, code_fingerprint, collect, copy_record, experiment, is_done, made_by, project_root, read_plan, record_folder
 
 # %% ../nbs/12_runner.ipynb #74ee327c
 def execute(notebook, output, # Paths: what to run, and where the executed copy goes
@@ -255,11 +255,16 @@ class EpochBar:
 def run_plan(plan, results, # The plan's file; the folder of its records
              data_dir='', # Where the dataset lies; '' for data/NAME
              rerun=False, # Also execute runs whose record was made by other code
+             others=(), # Folders of other plans' records: what is done there is copied
     ) -> dict: # Failures: {PlannedRun: message}
     "Execute the runs of a plan that have no record yet, and collect the results."
     from threading import Event, Thread
     results = Path(results)
     planned, notebook, failed = read_plan(plan), experiment('train'), {}
+    for other in others:
+        if not (Path(other)/'runs').is_dir(): raise InputError(f"There are no records in {other}: name a folder that hyperiqa_run has written, such as reports/livec.")
+        for p in planned:
+            if is_done(other, p.run_id) and not is_done(results, p.run_id): copy_record(p.run_id, other, results)
     missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != code_fingerprint(p.run.model)]
     print(f"{len(planned)} runs in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
     collect(plan, results)
@@ -289,10 +294,11 @@ def run_command(argv=None):
     parser.add_argument('--data', '--data_dir', dest='data_dir', metavar='DIR', default='',
                         help="folder of the dataset, or a folder with one folder for each dataset (default: data in the project)")
     parser.add_argument('--rerun', action='store_true', help="also execute runs whose record was made by other code than the present")
+    parser.add_argument('--with', dest='others', metavar='DIR', nargs='+', default=(), help="folders of other plans' records, such as reports/livec: a run that is done there is copied, not executed again")
     args = parser.parse_args(argv)
     try:
         results = Path(args.out) if args.out else project_root()/'reports'/Path(args.plan).stem
-        failed = run_plan(args.plan, results, args.data_dir and Path(args.data_dir).resolve(), args.rerun)
+        failed = run_plan(args.plan, results, args.data_dir and Path(args.data_dir).resolve(), args.rerun, args.others)
     except InputError as error:
         print(f"hyperiqa_run: {error}", file=sys.stderr)
         sys.exit(2)
