@@ -46,7 +46,7 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     return output
 
-# %% ../nbs/12_runner.ipynb #d5bb6561
+# %% ../nbs/12_runner.ipynb #ed387326
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ): # dict
@@ -71,6 +71,7 @@ def run_manifest(run: Run, data_dir=''): # See `run_images`
     manifest = load_dataset(run.dataset, data_dir, **named_values(run.dataset_options, 'dataset_options'))
     return split_dataset(manifest, run.split_id, run.split_scheme, run.val_share)
 
+# %% ../nbs/12_runner.ipynb #e165311c
 def on_scale(mos, like): # (N,) scores of one dataset; (M,) scores of another
     "The scores with the mean and the deviation of the other dataset's: the mean opinions of two groups of people, in two sets of photographs, are not on one scale."
     return (mos - mos.mean()) / (mos.std() or 1) * like.std() + like.mean()
@@ -100,6 +101,7 @@ def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders nam
                                    np.concatenate([images['train'].mos, on_scale(more.mos, train.mos)]))
     return replace(manifest, note='; '.join(filter(None, notes))), images
 
+# %% ../nbs/12_runner.ipynb #d902acfb
 def run_model(run: Run):
     "The model with its initial weights, which the seed decides."
     import torch
@@ -121,6 +123,7 @@ def untrained(run: Run) -> Run:
     options = ';'.join(o for o in run.model_options.split(';') if not o.startswith('scnn='))
     return replace(run, pretrained=False, backbone_weights='', model_options=options)
 
+# %% ../nbs/12_runner.ipynb #aad32c96
 def run_solver(run: Run, model, images: dict):
     "The solver, with the run's options."
     from inspect import signature
@@ -294,7 +297,7 @@ def run_command(argv=None):
     parser.add_argument('--data', '--data_dir', dest='data_dir', metavar='DIR', default='',
                         help="folder of the dataset, or a folder with one folder for each dataset (default: data in the project)")
     parser.add_argument('--rerun', action='store_true', help="also execute runs whose record was made by other code than the present")
-    parser.add_argument('--with', dest='others', metavar='DIR', nargs='+', default=(), help="folders of other plans' records, such as reports/livec: a run that is done there is copied, not executed again")
+    parser.add_argument('--with', dest='others', metavar='DIR', action='append', default=[], help="folder of another plan's records, such as reports/livec: a run that is done there is copied, not executed again; may be given several times")
     args = parser.parse_args(argv)
     try:
         results = Path(args.out) if args.out else project_root()/'reports'/Path(args.plan).stem
