@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'DATA', 'report_style', 'bullets', 'data_line', 'protocol_line', 'result_line',
-           'against_line', 'summary_lines', 'load_published', 'chosen_by', 'measured_rows', 'sota_table', 'sota_plot',
+           'against_line', 'summary_lines', 'load_published', 'measured_rows', 'sota_table', 'sota_plot', 'split_plot',
            'first_runs', 'what_differs', 'gmacs', 'cost_table', 'heads_table', 'provenance_table', 'split_common',
            'offline', 'write_html', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
 
@@ -19,7 +19,7 @@ from timeit import repeat
 import numpy as np
 import pandas as pd
 
-from .compare import NAMES, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table, verdict
+from .compare import NAMES, chosen_by, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table, verdict
 from .core import InputError
 from .runner import execute
 from .runs import TEST_SELECTED, Run, code_fingerprint, experiment, project_root, read_plan, write_atomically
@@ -105,10 +105,6 @@ def load_published(path) -> pd.DataFrame:
     if absent := [c for c in PUBLISHED if c not in table]: raise InputError(f"{path} has no column {', '.join(absent)}.")
     return table.fillna({c: '' for c in PUBLISHED if c not in ('parameters_m', 'srcc', 'plcc')})
 
-def chosen_by(runs): # From `run_table`
-    "What decided on the epoch of each run."
-    return runs.select_on.map(dict(val='epoch chosen on validation', test='epoch chosen on THE TEST SET')).where(runs.select_by != 'last', 'last epoch kept')
-
 def measured_rows(results) -> pd.DataFrame: # The columns of the published table
     "One row an arm: medians over its runs, as the field reports them."
     rows = []
@@ -118,8 +114,9 @@ def measured_rows(results) -> pd.DataFrame: # The columns of the published table
         protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), {' and '.join(chosen_by(g).unique())}"
         if others := [w.removeprefix('file: ') for w in g.weights.unique() if w.startswith('file:')]: protocol += f"; NOT THE PUBLISHED PRETRAINING ({', '.join(others)})"
         also = f'mean SRCC {np.mean(splits.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
+        trained = ' and '.join(filter(None, [dataset, *g.get('extra', pd.Series(dtype=str)).dropna().unique()]))
         rows.append(dict(model=f'{g.model.iloc[0]}, {arm}', backbone=g.backbone.iloc[0], parameters_m=g.parameters.mean() / 1e6,
-                         dataset=dataset, train_dataset=dataset, srcc=medians.srcc, plcc=medians.plcc, protocol=protocol, source='',
+                         dataset=dataset, train_dataset=trained, srcc=medians.srcc, plcc=medians.plcc, protocol=protocol, source='',
                          note='; '.join(filter(None, [also, *g.note.unique()]))))
     return pd.DataFrame(rows)
 
@@ -127,12 +124,12 @@ def sota_table(results, published: pd.DataFrame, # From `load_published`
                dataset, # Tested on, e.g. 'koniq10k'
     ) -> pd.DataFrame: # Measured rows first
     "All measured rows beside the reported ones of a dataset; one measured on other data is marked as not comparable."
-    measured = measured_rows(results).assign(other=lambda t: t.dataset != dataset)
+    measured = measured_rows(results).assign(other=lambda t: (t.dataset != dataset) | (t.train_dataset != t.dataset))
     status = measured.dataset.map(lambda d: 'measured' if d == dataset else f'measured on {d}, NOT COMPARABLE with {dataset}')
     reported = published[published.dataset == dataset].assign(status='reported', other=lambda t: t.train_dataset != dataset)
     table = pd.concat([rows.sort_values(['other', 'srcc'], ascending=[True, False]) for rows in (measured.assign(status=status), reported)])
     digits = lambda column, n: table[column].map(lambda v: '' if np.isnan(v) else f'{v:.{n}f}')
-    elsewhere = table.train_dataset.map(lambda d: f', trained on {d}').where((table.status == 'reported') & (table.train_dataset != dataset), '')
+    elsewhere = table.train_dataset.map(lambda d: f', trained on {d}').where(table.train_dataset != table.dataset, '')
     ours = set(measured.backbone)
     other = table.backbone.map(lambda name: '' if name in ours else f'other backbone ({name})' if name else 'backbone not stated')
     joined = lambda *columns: pd.concat(columns, axis=1).agg(lambda row: '; '.join(filter(None, row)), axis=1)
@@ -164,6 +161,24 @@ def sota_plot(results, published):
         ax.legend(loc='lower right')
     ax.set_xlabel('parameters (millions, log scale)')
     return axes[:, 0]
+
+# %% ../nbs/14_reports.ipynb #e5b81f07
+def split_plot(results, published, dataset):
+    "Test SRCC of every split, its seeds averaged, and the median of each arm, above the medians that others report for training and test on that dataset."
+    import seaborn as sns
+    runs = run_table(results[results.dataset == dataset])
+    splits = runs.groupby(['arm', 'data'], sort=False).srcc.mean().reset_index()
+    medians = splits.groupby('arm', sort=False).srcc.median()
+    reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= splits.srcc.min())].sort_values('srcc', ascending=False)
+    ax = sns.stripplot(splits, x='srcc', y='arm', color='C0', alpha=.6, jitter=False)
+    ax.plot(medians, range(len(medians)), 'D', color='C1', ms=8, mec='white', label='median, measured')
+    rows = range(len(medians), len(medians) + len(reported))
+    ax.plot(reported.srcc, rows, 'o', color='C0', mfc='white', label='median, reported (other splits)')
+    ax.set_yticks(range(rows.stop), [*medians.index, *reported.model])
+    ax.figure.set_size_inches(8, .8 + .32 * rows.stop)
+    ax.set(xlabel='test SRCC, one point a split', ylabel='', ylim=(rows.stop - .5, -.5))
+    ax.legend(loc='lower right')
+    return ax
 
 # %% ../nbs/14_reports.ipynb #3c5034a6
 def first_runs(plan: list, # Of `PlannedRun`
