@@ -313,7 +313,7 @@ def only_data_differs(plan: list # Of `PlannedRun`
 
 def report_command(argv=None):
     "`hyperiqa_report`: write the reports of a plan whose runs are done."
-    parser = argparse.ArgumentParser(prog='hyperiqa_report', description="Write the reports of a plan: ablation, sota and claims where its arms differ in more than their data, cross where it has runs across datasets, and examine where its data is at hand; each as an executed notebook "
+    parser = argparse.ArgumentParser(prog='hyperiqa_report', description="Write the reports of a plan: ablation and sota where its arms differ in more than their data, claims where two of its runs test one, cross where it has runs across datasets, and examine where its data is at hand; each as an executed notebook "
                                      "and as one HTML page that needs no network. The runs must be done: see hyperiqa_run.")
     parser.add_argument('plan', metavar='PLAN.csv', help="the plan, such as reports/plans/demo.csv")
     parser.add_argument('--out', metavar='DIR', help="folder that holds results.csv and receives the reports (default: reports/NAME for NAME.csv)")
@@ -326,13 +326,14 @@ def report_command(argv=None):
         inside = lambda path: Path(os.path.relpath(Path(path).resolve(), root)).as_posix()
         load_results(out/'results.csv', args.plan)
         common = dict(plan=inside(args.plan), results=inside(out/'results.csv'))
-        planned, more = read_plan(args.plan), dict(ablation={}, sota=dict(published='reports/published.csv'), claims=dict(claims='reports/claims.csv'))
-        pages = [write_report(name, out, common | own) for name, own in more.items() if not only_data_differs(planned)]
+        planned, pages = read_plan(args.plan), []
+        ours, models = all(p.run.dataset == 'demo' for p in planned), not only_data_differs(planned)
+        looked = dict(data_dir=inside(args.data_dir) if args.data_dir else '', show_photos=ours or args.show_photos)
+        if models: pages += [write_report('ablation', out, common), write_report('sota', out, common | dict(published='reports/published.csv'))]
         if any(p.run.cross for p in planned): pages.append(write_report('cross', out, common))
-        ours = all(p.run.dataset == 'demo' for p in planned)
-        looked = dict(common, data_dir=inside(args.data_dir) if args.data_dir else '', show_photos=ours or args.show_photos)
-        try: pages.append(write_report('examine', out, looked, 'examine_photos' if args.show_photos and not ours else ''))
-        except InputError as error: print(f'No page examine: {error}', file=sys.stderr)
+        for name, own, page in [('claims', dict(claims='reports/claims.csv'), '')] * models + [('examine', looked, 'examine_photos' if args.show_photos and not ours else '')]:
+            try: pages.append(write_report(name, out, common | own, page))
+            except InputError as error: print(f'No page {name}: {error}', file=sys.stderr)
     except InputError as error:
         print(f'hyperiqa_report: {error}', file=sys.stderr)
         sys.exit(2)
