@@ -157,6 +157,7 @@ def receive(url, part: Path, progress=True, timeout=60.): # Seconds of silence
     if total and size_of(part) < total: raise OSError(f"cut after {size_of(part):,} of {total:,} bytes")
     return True
 
+# %% ../nbs/15_prepare.ipynb #1f24df38
 def fetch(url, path, # Where the file goes; meanwhile it is `path`.part
           sha256='', # Known checksum in hex digits
           progress=True, attempts=5, # In a row without a new byte
@@ -264,6 +265,7 @@ def download(name, # As in `SOURCES` or `CHECKPOINTS`
         print(f"{path.name}: {fetch(url, path, archive.sha256, progress)}")
         if archive.places: print(f"{path.name}: {unpack(path, root, {ending: place.format(size=size) for ending, place in archive.places}):,} files unpacked; it can be deleted.")
 
+# %% ../nbs/15_prepare.ipynb #f1cd9508
 def check_dataset(name, # As in `load_dataset`
                   root=None, # As in `load_dataset`
                   size=None, # Of KonIQ's images: width x height in pixels

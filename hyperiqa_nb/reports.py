@@ -60,6 +60,7 @@ def protocol_line(runs) -> str: # From `run_table`
         lines.append(f"the epoch was chosen **on the test split**, as in published work, which flatters the figure, in {', '.join(flattered.arm.unique())} ({counted(len(flattered), 'run')})")
     return f"**Protocol**: {'; '.join(lines)}. Test crops: {', '.join(runs.test_crops.unique())}."
 
+# %% ../nbs/14_reports.ipynb #ec2223e5
 def result_line(runs, metric='srcc') -> str: # From `run_table`
     "The figure of the first arm on each dataset."
     parts = []
@@ -84,6 +85,7 @@ def against_line(results, metric='srcc') -> str:
     said = '; '.join(f"{kind}: {', '.join(dict.fromkeys(kinds[kind]))}" for kind in ('better', 'worse', 'unresolved', 'too few runs to say') if kind in kinds)
     return f"**Beside the baseline**, by 95 % intervals of the paired differences, each for itself: {said}." if said else '**Beside the baseline**: it is the only arm.'
 
+# %% ../nbs/14_reports.ipynb #bb84e79a
 def summary_lines(results, metric='srcc', last='' # The fifth sentence; '' for what may be said of the other arms
                  ) -> list: # Of str
     "The report in five plain sentences: data, runs, protocol, result, and the one that this page is about."
@@ -200,6 +202,7 @@ def what_differs(results, plan: list, # Of `PlannedRun`
         changed[arm] = ', '.join(names + ['code'] * (facts.code[arm] != code[run.model]))
     return pd.Series(changed)
 
+# %% ../nbs/14_reports.ipynb #a8ad5f8d
 def gmacs(call) -> float:
     "Multiply-adds of one call in units of 10^9; torch's counter counts each as two operations."
     from torch.utils.flop_counter import FlopCounterMode
@@ -222,6 +225,7 @@ def cost_table(plan: list, # Of `PlannedRun`
                      'seconds': np.median(repeat(score, number=1, repeat=5))}
     return pd.DataFrame(rows).T
 
+# %% ../nbs/14_reports.ipynb #fbe5898a
 STANDINGS = ['compared', 'other training', 'NOT THE PUBLISHED PRETRAINING']
 
 def heads_table(results, plan: list, # Of `PlannedRun`

@@ -286,6 +286,7 @@ class Record:
                      finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
         write_atomically(self.folder/'run.json', json.dumps(facts, indent=1) + '\n')
 
+# %% ../nbs/11_runs.ipynb #aae9bbec
 RECORD = ['history.csv', 'predictions.csv', 'metrics.csv', 'run.json'] # The last one makes a record complete
 
 def is_done(results, run_id) -> bool:

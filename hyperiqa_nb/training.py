@@ -76,6 +76,7 @@ def train_parser() -> argparse.ArgumentParser:
     flag('--checkpoint_format', choices=['safetensors', 'pkl'], help="pkl is a bare state dict (default: safetensors, with configuration)")
     return p
 
+# %% ../nbs/16_training.ipynb #bf8e7b27
 def has_images(name, data_dir) -> bool:
     "Is the folder of SPAQ, or of another dataset, there with photographs?"
     from hyperiqa_nb.datasets import load_dataset
