@@ -167,19 +167,19 @@ def sota_plot(results, published):
 # %% ../nbs/14_reports.ipynb #e5b81f07
 def split_plot(results, published, dataset):
     "Test SRCC of every split, its seeds averaged, and the median of each arm, above the medians that others report for training and test on that dataset."
-    import seaborn as sns
+    import matplotlib.pyplot as plt
     runs = run_table(results[results.dataset == dataset])
     splits = runs.groupby(['arm', 'data'], sort=False).srcc.mean().reset_index()
     medians = splits.groupby('arm', sort=False).srcc.median()
     reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= splits.srcc.min())].sort_values('srcc', ascending=False)
-    ax = sns.stripplot(splits, x='srcc', y='arm', color='C0', alpha=.6, jitter=False)
+    names = [*medians.index, *reported.model]
+    fig, ax = plt.subplots(figsize=(8, .9 + .3 * len(names)))
+    ax.plot(splits.srcc, splits.arm.map(names.index), 'o', color='C0', alpha=.6, ms=5, label='a split, measured')
     ax.plot(medians, range(len(medians)), 'D', color='C1', ms=8, mec='white', label='median, measured')
-    rows = range(len(medians), len(medians) + len(reported))
-    ax.plot(reported.srcc, rows, 'o', color='C0', mfc='white', label='median, reported (other splits)')
-    ax.set_yticks(range(rows.stop), [*medians.index, *reported.model])
-    ax.figure.set_size_inches(8, .8 + .32 * rows.stop)
-    ax.set(xlabel='test SRCC, one point a split', ylabel='', ylim=(rows.stop - .5, -.5))
-    ax.legend(loc='lower right')
+    ax.plot(reported.srcc, range(len(medians), len(names)), 'o', color='C0', mfc='white', label='median of other splits, reported')
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel='test SRCC', ylim=(len(names) - .5, -.5))
+    ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=3, frameon=False)
     return ax
 
 # %% ../nbs/14_reports.ipynb #3c5034a6
