@@ -125,8 +125,9 @@ def measured_rows(results) -> pd.DataFrame: # The columns of the published table
 def sota_table(results, published: pd.DataFrame, # From `load_published`
                dataset, # Tested on, e.g. 'koniq10k'
     ) -> pd.DataFrame: # Measured rows first
-    "All measured rows beside the reported ones of a dataset; one measured on other data is marked as not comparable."
-    measured = measured_rows(results).assign(other=lambda t: (t.dataset != dataset) | (t.train_dataset != t.dataset))
+    "All measured rows beside the reported ones of a dataset; what was measured on other data is there with its first arm, marked as not comparable."
+    measured = measured_rows(results)
+    measured = measured[(measured.dataset == dataset) | ~measured.dataset.duplicated()].assign(other=lambda t: (t.dataset != dataset) | (t.train_dataset != t.dataset))
     status = measured.dataset.map(lambda d: 'measured' if d == dataset else f'measured on {d}, NOT COMPARABLE with {dataset}')
     reported = published[published.dataset == dataset].assign(status='reported', other=lambda t: t.train_dataset != dataset)
     table = pd.concat([rows.sort_values(['other', 'srcc'], ascending=[True, False]) for rows in (measured.assign(status=status), reported)])
