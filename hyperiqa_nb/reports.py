@@ -167,10 +167,12 @@ def sota_plot(results, published):
 
 # %% ../nbs/14_reports.ipynb #e5b81f07
 def split_plot(results, published, dataset):
-    "Test SRCC of every split, its seeds averaged, and the median of each arm, above the medians that others report for training and test on that dataset."
+    "Test SRCC of every split, its seeds averaged, and the median of each arm with at least three, above the medians that others report for training and test on that dataset. None where no arm has three."
     import matplotlib.pyplot as plt
     runs = run_table(results[results.dataset == dataset])
     splits = runs.groupby(['arm', 'data'], sort=False).srcc.mean().reset_index()
+    splits = splits[splits.groupby('arm').arm.transform('size') >= 3]
+    if splits.empty: return None
     medians = splits.groupby('arm', sort=False).srcc.median()
     reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= splits.srcc.min())].sort_values('srcc', ascending=False)
     names = [*medians.index, *reported.model]
