@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['test_scores', 'curve_plot', 'error_table', 'photo_scores', 'error_plot', 'error_line', 'failures',
-           'pooled_difference', 'gmad_pairs', 'both_ways', 'rivals', 'gmad_line', 'show_rows']
+           'pooled_difference', 'pooled_table', 'gmad_pairs', 'both_ways', 'rivals', 'gmad_line', 'show_rows']
 
 # %% ../nbs/20_examine.ipynb #bbd3ac52
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import verdict
+from .compare import signed, verdict
 from .core import InputError, pick
 from .metrics import fit_logistic
 from .predictions import align, read_predictions
@@ -121,6 +121,17 @@ def pooled_difference(table, # Of `test_scores`
         return np.mean([f(a[part], mos[part]) - f(b[part], mos[part]) for part in parts]) * sign
     found = interval(mean_difference, len(pairs), pairs.image, resamples=resamples)
     return dict(value=found['value'], low=found['low'], high=found['high'], verdict=verdict(found['low'], found['high'], margin), splits=pairs.split_id.nunique(), photographs=pairs.image.nunique())
+
+# %% ../nbs/20_examine.ipynb #3d9227e0
+def pooled_table(table, # Of `test_scores`
+                 baseline, margin=0., # An arm; of `verdict`, as the plan states it
+    ) -> pd.DataFrame: # Index arm: difference in SRCC from the baseline, its 95 % interval, verdict, splits, photographs
+    "`pooled_difference` of every arm that was tested on splits of the baseline."
+    splits = lambda arm: set(table[table.arm == arm].groupby(['dataset', 'split_id', 'seed']).groups)
+    others = [arm for arm in table.arm.unique() if arm != baseline and splits(arm) & splits(baseline)]
+    rows = {arm: pooled_difference(table, arm, baseline, margin=margin) for arm in others}
+    return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': f"{signed(r['low'])} to {signed(r['high'])}", f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
+                         for arm, r in rows.items()}).T.rename_axis('arm')
 
 # %% ../nbs/20_examine.ipynb #d6396a00
 def gmad_pairs(table, # Of `test_scores`

@@ -325,6 +325,7 @@ def report_command(argv=None):
     parser.add_argument('plan', metavar='PLAN.csv', help="the plan, such as reports/plans/demo.csv")
     parser.add_argument('--out', metavar='DIR', help="folder that holds results.csv and receives the reports (default: reports/NAME for NAME.csv)")
     parser.add_argument('--data', '--data_dir', dest='data_dir', metavar='DIR', default='', help="folder of the dataset, or of folders named after datasets (default: data in the project)")
+    parser.add_argument('--margin', type=float, default=0., metavar='X', help="by how much an arm may be below the first one and still be called no worse in the page examine, as the plan states it (default: 0)")
     parser.add_argument('--show_photos', action='store_true', help="show photographs in the page examine, which is then called examine_photos and is not for publication")
     args = parser.parse_args(argv)
     try:
@@ -335,7 +336,7 @@ def report_command(argv=None):
         common = dict(plan=inside(args.plan), results=inside(out/'results.csv'))
         planned, pages = read_plan(args.plan), []
         ours, models = all(p.run.dataset == 'demo' for p in planned), not only_data_differs(planned)
-        looked = dict(data_dir=inside(args.data_dir) if args.data_dir else '', show_photos=ours or args.show_photos)
+        looked = dict(data_dir=inside(args.data_dir) if args.data_dir else '', show_photos=ours or args.show_photos, margin=args.margin)
         if models: pages += [write_report('ablation', out, common), write_report('sota', out, common | dict(published='reports/published.csv'))]
         if any(p.run.cross for p in planned): pages.append(write_report('cross', out, common))
         for name, own, page in [('claims', dict(claims='reports/claims.csv'), '')] * models + [('examine', looked, 'examine_photos' if args.show_photos and not ours else '')]:
