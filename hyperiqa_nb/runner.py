@@ -269,7 +269,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
         for p in planned:
             if is_done(other, p.run_id) and not is_done(results, p.run_id): copy_record(p.run_id, other, results)
     missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != code_fingerprint(p.run.model)]
-    print(f"{len(planned)} runs in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
+    print(f"{len(planned)} run{'s' * (len(planned) != 1)} in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
     collect(plan, results)
     if not missing: return failed
     bar = EpochBar(missing, results)
