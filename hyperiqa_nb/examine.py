@@ -120,8 +120,7 @@ def pooled_difference(table, # Of `test_scores`
         parts = [rows[runs[rows] == run] for run in range(runs.max() + 1)]
         return np.mean([f(a[part], mos[part]) - f(b[part], mos[part]) for part in parts]) * sign
     found = interval(mean_difference, len(pairs), pairs.image, resamples=resamples)
-    low, high = [found['value'] if (a == b).all() else found[end] for end in ('low', 'high')] # The same scores differ in no draw
-    return dict(value=found['value'], low=low, high=high, verdict=verdict(low, high, margin), splits=pairs.split_id.nunique(), photographs=pairs.image.nunique())
+    return dict(value=found['value'], low=found['low'], high=found['high'], verdict=verdict(found['low'], found['high'], margin), splits=pairs.split_id.nunique(), photographs=pairs.image.nunique())
 
 # %% ../nbs/20_examine.ipynb #3d9227e0
 def pooled_table(table, # Of `test_scores`

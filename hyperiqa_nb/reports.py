@@ -170,16 +170,14 @@ def split_plot(results, published, dataset):
     "Test SRCC of every split, its seeds averaged, and the median of each arm with at least three, above the medians that others report for training and test on that dataset. None where no arm has three."
     import matplotlib.pyplot as plt
     runs = run_table(results[results.dataset == dataset])
-    splits = runs.groupby(['arm', 'data'], sort=False).srcc.mean().reset_index()
-    splits = splits[splits.groupby('arm').arm.transform('size') >= 3]
-    if splits.empty: return None
-    medians = splits.groupby('arm', sort=False).srcc.median()
-    reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= splits.srcc.min())].sort_values('srcc', ascending=False)
-    names = [*medians.index, *reported.model]
+    arms = {arm: split_means(g.srcc, g.data) for arm, g in runs.groupby('arm', sort=False) if g.data.nunique() >= 3}
+    if not arms: return None
+    reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= min(s.min() for s in arms.values()))].sort_values('srcc', ascending=False)
+    names = [*arms, *reported.model]
     fig, ax = plt.subplots(figsize=(8, .9 + .3 * len(names)))
-    ax.plot(splits.srcc, splits.arm.map(names.index), 'o', color='C0', alpha=.6, ms=5, label='a split, measured')
-    ax.plot(medians, range(len(medians)), 'D', color='C1', ms=8, mec='white', label='median, measured')
-    ax.plot(reported.srcc, range(len(medians), len(names)), 'o', color='C0', mfc='white', label='median of other splits, reported')
+    ax.plot(pd.concat(arms.values()), np.repeat(range(len(arms)), [len(s) for s in arms.values()]), 'o', color='C0', alpha=.6, ms=5, label='a split, measured')
+    ax.plot([s.median() for s in arms.values()], range(len(arms)), 'D', color='C1', ms=8, mec='white', label='median, measured')
+    ax.plot(reported.srcc, range(len(arms), len(names)), 'o', color='C0', mfc='white', label='median of other splits, reported')
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel='test SRCC', ylim=(len(names) - .5, -.5))
     ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=3, frameon=False)

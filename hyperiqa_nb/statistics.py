@@ -49,7 +49,9 @@ def interval(statistic, # Of an array of rows (n,), or (B, n) where `groups` is 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         found = stats.bootstrap((np.arange(len(units)),), of_units, n_resamples=resamples, vectorized=alone, confidence_level=level, method='BCa', rng=seed, batch=200)
-    return dict(value=float(statistic(np.arange(n))), low=float(found.confidence_interval.low), high=float(found.confidence_interval.high),
+    value = float(statistic(np.arange(n)))
+    low, high = (value, value) if (found.bootstrap_distribution == value).all() else found.confidence_interval # BCa is not defined where no draw differs
+    return dict(value=value, low=float(low), high=float(high),
                 se=float(found.standard_error), drawn='images' if alone else 'contents')
 
 def metric_interval(pred, mos, # (N,) predictions; (N,) MOS, higher is better
