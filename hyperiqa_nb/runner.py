@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['execute', 'named_values', 'plain_name', 'run_manifest', 'on_scale', 'run_images', 'run_model', 'untrained',
-           'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome', 'train_run', 'EpochBar',
-           'run_plan', 'run_command']
+           'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome', 'train_run',
+           'epochs_to_train', 'EpochBar', 'run_plan', 'run_command']
 
 # %% ../nbs/12_runner.ipynb #26e6258c
 import argparse
@@ -237,12 +237,22 @@ def train_run(run: Run, results, # Folder of records
     return Outcome(run, manifest, images, solver, predictions, metrics, checkpoint)
 
 # %% ../nbs/12_runner.ipynb #d08534f7
+def epochs_to_train(missing: list, results # Planned runs in their order; folder of the records
+                   ) -> dict: # run_id to its epochs: 0 where an earlier run ends with its weights
+    "What a plan has still to train."
+    epochs = {}
+    for p in missing:
+        weights_of = p.run.training.run_id
+        there = weights_of != p.run_id and (weights_of in epochs or is_done(results, weights_of))
+        epochs[p.run_id] = 0 if there else p.run.epochs
+    return epochs
+
 class EpochBar:
-    "A progress bar over the epochs of a plan, which reads the histories that the runs write."
+    "A progress bar over `epochs_to_train`, which reads the histories that the runs write."
     def __init__(self, missing: list, results):
         from tqdm import tqdm
-        self.results, self.before = results, 0
-        self.bar = tqdm(total=sum(p.run.epochs for p in missing), unit='epoch', desc='runs', smoothing=.1, mininterval=1 if sys.stderr.isatty() else 60)
+        self.results, self.before, self.epochs = results, 0, epochs_to_train(missing, results)
+        self.bar = tqdm(total=sum(self.epochs.values()), unit='epoch', desc='runs', smoothing=0, mininterval=1 if sys.stderr.isatty() else 60)
 
     def watch(self, planned, number, count, finished):
         "Follow one run until the event `finished`; early stopping counts as its last epochs."
@@ -250,8 +260,8 @@ class EpochBar:
         self.bar.set_description(f"run {number}/{count} {planned.arm} split {planned.run.split_id}", refresh=False)
         while not finished.wait(1):
             rows = max(0, len(history.read_text().splitlines()) - 1) if history.exists() else 0
-            self.bar.update(self.before + rows - self.bar.n)
-        self.before += planned.run.epochs
+            self.bar.update(self.before + min(rows, self.epochs[planned.run_id]) - self.bar.n)
+        self.before += self.epochs[planned.run_id]
         self.bar.update(self.before - self.bar.n)
 
 # %% ../nbs/12_runner.ipynb #940f8012
