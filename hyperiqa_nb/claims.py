@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'COLUMNS', 'judge_interval', 'load_claims', 'judge', 'verdict_table', 'compared', 'claimed', 'spread',
-           'verdicts_beside', 'replay_patience', 'stop']
+           'verdicts_beside', 'within_reach', 'replay_patience', 'stop']
 
 # %% ../nbs/19_claims.ipynb #ac3c5836
 from dataclasses import fields
@@ -16,7 +16,7 @@ import pandas as pd
 from .compare import contrasts, counted, signed
 from .core import InputError, pick
 from .runs import Run, cast
-from .statistics import holm
+from .statistics import holm, smallest_difference
 
 # %% ../nbs/19_claims.ipynb #d5c07972
 DIRECTIONS = ['higher', 'lower', 'same']
@@ -68,7 +68,7 @@ def judge(claims: pd.DataFrame, # From `load_claims`
             elif np.isnan(row['low']): verdict = 'too few runs for an interval'
             else: verdict = judge_interval(row['low'], row['high'], claim.direction, claim.margin)
             rows.append(about | row | dict(verdict=verdict))
-    return pd.DataFrame(rows, columns=['claim', 'by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'direction', 'margin', 'verdict'])
+    return pd.DataFrame(rows, columns=['claim', 'by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap', 'direction', 'margin', 'verdict'])
 
 # %% ../nbs/19_claims.ipynb #d26e8e80
 def verdict_table(verdicts: pd.DataFrame # From `judge`
@@ -107,6 +107,17 @@ def verdicts_beside(verdicts: dict # Name of the photographs to a table of `judg
             row = rows.setdefault((v.claim, compared(v)), {'claim': v.claim, 'compared': compared(v), 'to bear it out': claimed(v)} | dict.fromkeys(verdicts, 'not run'))
             row[name] = f'{v.verdict}: {signed(v.mean)} ({spread(v)})'
     return pd.DataFrame(rows.values(), columns=['claim', 'compared', 'to bear it out', *verdicts]).set_index('claim')
+
+# %% ../nbs/19_claims.ipynb #44a10508
+def within_reach(verdicts: pd.DataFrame, # From `judge`
+                 splits=(3, 10, 100)) -> pd.DataFrame: # Index claim: compared, to bear it out, and the smallest true difference that each number of splits shows, with a power of .8
+    "What the claims that have an interval over splits ask for, beside what splits can show."
+    from scipy.stats import t
+    def row(v):
+        sd = (v.high - v.low) / 2 / t.ppf(.975, v.n - 1) / (1 / v.n + v.overlap) ** .5 # Undoes the interval of `estimate`
+        return {'claim': v.claim, 'compared': compared(v), 'to bear it out': claimed(v)} | {f'shown by {counted(k, "split")}': round(smallest_difference(sd, k, v.overlap), 4) for k in splits}
+    known = verdicts[verdicts.low.notna() & (verdicts.unit == 'split')]
+    return pd.DataFrame([row(v) for v in known.itertuples()], columns=['claim', 'compared', 'to bear it out', *(f'shown by {counted(k, "split")}' for k in splits)]).set_index('claim')
 
 # %% ../nbs/19_claims.ipynb #d54a9dce
 def replay_patience(results: pd.DataFrame, # From `load_results`

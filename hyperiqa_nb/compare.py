@@ -146,8 +146,8 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
         varying = [k for k in Run.names() if k in pairs and k not in ('split_id', 'seed') and pairs[k].nunique() > 1]
         for values, g in pairs.groupby(['dataset', *varying], sort=False):
             setting = ', '.join(f'{NAMES.get(k, k)} {v}' for k, v in zip(varying, values[1:]))
-            rows.append(about | dict(setting=setting, points=g.difference.tolist()) | estimate(g.difference, g.data, g.overlap.mean()))
-    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points'])
+            rows.append(about | dict(setting=setting, points=g.difference.tolist(), overlap=g.overlap.mean()) | estimate(g.difference, g.data, g.overlap.mean()))
+    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap'])
 
 # %% ../nbs/13_compare.ipynb #c43bef87
 def ladder(results, metric='srcc') -> pd.DataFrame: # As `contrasts` gives it, one row a step
