@@ -99,9 +99,10 @@ class Run:
         pick(self.select_on, ['val', 'test'], 'select_on')
         pick(self.select_by, ['srcc', 'mae', 'last'], 'select_by')
         if self.select_by == 'last' and self.select_on != 'val': raise InputError(f"select_by is 'last', so nothing is chosen: leave select_on at 'val' (it is '{self.select_on}').")
+        parts = self.cross_parts
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
-            if self.cross_parts.get(name) == '': raise InputError(f"cross: '{name}' is trained on (extra), so only its test part can be judged: write '{name}:test'.")
+            if parts.get(name) == '': raise InputError(f"cross: '{name}' is trained on (extra), so only its test part can be judged: write '{name}:test'.")
         for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
             if getattr(self, name) < 1: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be at least 1.")
 
@@ -114,7 +115,8 @@ class Run:
     def cross_parts(self) -> dict:
         "What is judged of each dataset in `cross`: 'test', or '' for all of it."
         parts = {name: part for name, _, part in (item.partition(':') for item in self.cross.split(';') if item)}
-        for part in parts.values(): pick(part, ['', 'test'], 'part of a dataset in cross')
+        for name, part in parts.items():
+            if part not in ('', 'test'): raise InputError(f"cross: '{name}:{part}' names a part that is not judged: write '{name}:test' for its test part, or '{name}' for all of it.")
         return parts
 
     @property
