@@ -85,8 +85,7 @@ def verdict_table(verdicts: pd.DataFrame # From `judge`
 
 def compared(verdict): # One row of `judge`
     "What a verdict compares, in words."
-    name = lambda value: value if value not in ('', 'nan') else 'none'
-    return f"{verdict.by} {name(verdict.other)} − {name(verdict.baseline)}{f' ({verdict.setting})' if verdict.setting else ''}"
+    return f"{verdict.by} {verdict.other} − {verdict.baseline}{f' ({verdict.setting})' if verdict.setting else ''}"
 
 def claimed(verdict): # One row of `judge`
     "What bears the claim out, in words."

@@ -138,10 +138,10 @@ def paired_differences(results, by, # 'arm', or the run parameter that tells the
 def contrasts(results, by, baseline, others, # As in `paired_differences`; `others` is a list
               metric='srcc') -> pd.DataFrame: # One row a comparison; n is 0 where the results have no pair
     "The mean paired difference of each alternative from the baseline, for every setting of the other parameters."
-    rows = []
+    rows, name = [], lambda value: f'{value}' if value == value and value != '' else 'none'
     for other in others:
         pairs = paired_differences(results, by, baseline, other, metric)
-        about = dict(by=NAMES.get(by, by), baseline=f'{baseline}', other=f'{other}', metric=NAMES[metric], setting='', n=0, points=[])
+        about = dict(by=NAMES.get(by, by), baseline=name(baseline), other=name(other), metric=NAMES[metric], setting='', n=0, points=[])
         if pairs.empty: rows.append(about)
         varying = [k for k in Run.names() if k in pairs and k not in ('split_id', 'seed') and pairs[k].nunique() > 1]
         for values, g in pairs.groupby(['dataset', *varying], sort=False):
