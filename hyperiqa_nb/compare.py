@@ -124,15 +124,15 @@ def metric_points(results, metric='srcc'):
 # %% ../nbs/13_compare.ipynb #c6c101d5
 def paired_differences(results, by, # 'arm', or the run parameter that tells the two apart
                        baseline, other, # Values of `by`
-                       metric='srcc') -> pd.DataFrame: # One row a pair; `difference` is other minus baseline
+                       metric='srcc') -> pd.DataFrame: # One row a pair; `difference` is other minus baseline, `mixed` whether their code differs
     "Final test figures of two alternatives on the same split with the same seed."
     runs = run_table(results)
     keys = ['dataset', 'split_id', 'seed'] if by == 'arm' else [name for name in Run.names() if name in runs and name != by]
     a, b = runs[runs[by] == baseline], runs[runs[by] == other]
     for side, value in ((a, baseline), (b, other)):
         if side.duplicated(keys).any(): raise InputError(f"{by} {value} has several runs on one split with one seed; they cannot be paired.")
-    pairs = a[[*keys, 'data', 'overlap', metric]].merge(b[[*keys, metric]], on=keys, suffixes=('_baseline', '_other'))
-    return pairs.assign(difference=pairs[f'{metric}_other'] - pairs[f'{metric}_baseline'])
+    pairs = a[[*keys, 'data', 'overlap', 'code', metric]].merge(b[[*keys, 'code', metric]], on=keys, suffixes=('_baseline', '_other'))
+    return pairs.assign(difference=pairs[f'{metric}_other'] - pairs[f'{metric}_baseline'], mixed=pairs.code_other != pairs.code_baseline).drop(columns=['code_baseline', 'code_other'])
 
 # %% ../nbs/13_compare.ipynb #b76fae21
 def contrasts(results, by, baseline, others, # As in `paired_differences`; `others` is a list
@@ -146,8 +146,8 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
         varying = [k for k in Run.names() if k in pairs and k not in ('split_id', 'seed') and pairs[k].nunique() > 1]
         for values, g in pairs.groupby(['dataset', *varying], sort=False):
             setting = ', '.join(f'{NAMES.get(k, k)} {v}' for k, v in zip(varying, values[1:]))
-            rows.append(about | dict(setting=setting, points=g.difference.tolist(), overlap=g.overlap.mean()) | estimate(g.difference, g.data, g.overlap.mean()))
-    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap'])
+            rows.append(about | dict(setting=setting, points=g.difference.tolist(), overlap=g.overlap.mean(), mixed=int(g.mixed.sum())) | estimate(g.difference, g.data, g.overlap.mean()))
+    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap', 'mixed'])
 
 # %% ../nbs/13_compare.ipynb #c43bef87
 def ladder(results, metric='srcc') -> pd.DataFrame: # As `contrasts` gives it, one row a step
