@@ -89,7 +89,7 @@ def compared(verdict): # One row of `judge`
 
 def difference(verdict): # One row of `judge`
     "The difference of a verdict, and how many of its pairs were trained by two versions of the program."
-    return signed(verdict.mean) + (f', code differs in {counted(verdict.mixed, "pair")}' if verdict.mixed else '')
+    return signed(verdict.mean) + (f', code differs in {counted(int(verdict.mixed), "pair")}' if verdict.mixed else '')
 
 def claimed(verdict): # One row of `judge`
     "What bears the claim out, in words."

@@ -39,18 +39,18 @@ def load_results(path, # results.csv as `hyperiqa_run` writes it
     stated = pd.DataFrame([dict(run_id=p.run_id, arm=p.arm, **p.parameters) for p in planned])
     kept = [c for c in stated if c in ('run_id', 'arm') or c not in table]
     table = stated[kept].merge(table.drop(columns='arm'), on='run_id')
-    for key, group in table.groupby(['dataset', 'split_scheme', 'split_id', 'val_share']):
+    for key, group in table.groupby(['dataset', 'dataset_options', 'split_scheme', 'split_id', 'val_share']):
         if group.data.nunique() > 1:
-            raise InputError(f"Runs on split {key[2]} of {key[0]} saw different data ({', '.join(group.data.unique())}), so they cannot be "
+            raise InputError(f"Runs on split {key[3]} of {key[0]} saw different data ({', '.join(group.data.unique())}), so they cannot be "
                              f"compared. Delete the older ones under {path.parent/'runs'}. {remedy}")
     return table
 
 # %% ../nbs/13_compare.ipynb #792ec6bd
 def run_table(results) -> pd.DataFrame: # Index run_id
-    "One row a run: parameters, provenance, facts, final test metrics, and `overlap`: test photographs / all others."
+    "One row a run: parameters, provenance, facts, final test metrics, and `overlap`: test photographs / all others of their dataset."
     final = results[results.epoch.isna()]
     values = final[final.split.isin(['', 'test'])].pivot(index='run_id', columns='metric', values='value')
-    images = final[final.metric == 'images'].groupby('run_id').value.sum()
+    images = final[(final.metric == 'images') & final.split.isin(['train', 'val', 'test'])].groupby('run_id').value.sum()
     test = final[final.split == 'test'].drop_duplicates('run_id').set_index('run_id')
     about = test.drop(columns=['split', 'epoch', 'metric', 'value'])
     about['test_crops'] = final[(final.split == 'test') & (final.metric == 'srcc')].set_index('run_id').test_crops
@@ -99,6 +99,7 @@ def summary_table(results, metric='srcc', # Also shown beside it: PLCC
     rows = []
     for (dataset, arm), g in run_table(results).groupby(['dataset', 'arm'], sort=False):
         e, name = estimate(g[metric], g.data, g.overlap.mean()), NAMES[metric]
+        if metric != 'rmse': e |= dict(low=max(e['low'], -1), high=min(e['high'], 1)) # A t interval does not know where a correlation ends
         interval = f"{e['low']:.3f} to {e['high']:.3f}, over {e['unit']}s" if e['n'] >= 3 else f"none ({counted(e['n'], e['unit'])})"
         rows.append({'dataset': dataset, 'arm': arm, 'fusion': g.fusion.iloc[0], 'ranking alpha': g.ranking_loss_alpha.iloc[0],
                      'parameters (M)': round(g.parameters.mean() / 1e6, 2), 'runs': len(g), f'test {name}, mean': round(e['mean'], 4),
@@ -158,10 +159,10 @@ def ladder(results, metric='srcc') -> pd.DataFrame: # As `contrasts` gives it, o
 # %% ../nbs/13_compare.ipynb #8a8d0ae9
 def verdict(low, high, # Interval of a difference, higher is better
             margin=0., # What still counts as no worse, stated before the data were seen
-    ): # 'better', 'worse', 'no worse' or 'unresolved'
+    ): # 'better', 'worse', 'no worse', 'lower, margin unresolved' or 'unresolved'
     "What an interval allows one to say."
     if margin < 0: raise InputError(f"The margin is {margin:g}; it must be at least 0.")
-    return 'better' if low > 0 else 'worse' if high < -margin else 'no worse' if low > -margin else 'unresolved'
+    return 'better' if low > 0 else 'worse' if high < -margin else 'no worse' if low > -margin else 'lower, margin unresolved' if high < 0 else 'unresolved'
 
 def contrast_lines(table) -> list: # Of str
     "What each row of `contrasts` allows one to say."

@@ -6,13 +6,15 @@
 __all__ = ['cells', 'matrix', 'matrix_plot', 'home_differences', 'cross_line']
 
 # %% ../nbs/21_cross.ipynb #52def670
+from itertools import product
+
 import pandas as pd
 
 from .compare import NAMES, counted, estimate, run_table, signed
 
 # %% ../nbs/21_cross.ipynb #8d6ab6db
 def cells(results, # Of `load_results`, with a plan
-          metric='srcc') -> pd.DataFrame: # One row a run and test set: trained on, tested on, split_id, seed, value, images, overlap, arm
+          metric='srcc') -> pd.DataFrame: # One row a run and test set: trained on, tested on, at home, arm, data, split_id, seed, value, images, overlap
     "Every final figure with the datasets that it was trained and tested on."
     final = results[results.epoch.isna() & ~results.split.isin(['', 'train', 'val'])]
     value = final[final.metric == metric].set_index(['run_id', 'split']).value
@@ -20,9 +22,11 @@ def cells(results, # Of `load_results`, with a plan
     runs = run_table(results)
     table = value.rename('value').to_frame().join(images.rename('images')).reset_index()
     about = runs.loc[table.run_id].reset_index(drop=True)
-    table['trained on'] = (about.dataset + ' + ' + about.extra.str.replace(';', ' + ')).str.removesuffix(' + ')
+    trained = (about.dataset + ' + ' + about.extra.str.replace(';', ' + ')).str.removesuffix(' + ')
     table['tested on'] = table.split.where(table.split != 'test', about.dataset)
-    return table.drop(columns='split').join(about[['arm', 'split_id', 'seed', 'overlap']])
+    table['at home'] = trained == table['tested on']
+    table['trained on'] = trained.where(about.groupby(trained).arm.transform('nunique') == 1, trained + ', ' + about.arm)
+    return table.drop(columns='split').join(about[['arm', 'data', 'split_id', 'seed', 'overlap']])
 
 # %% ../nbs/21_cross.ipynb #63616745
 def matrix(table: pd.DataFrame # Of `cells`
@@ -30,7 +34,7 @@ def matrix(table: pd.DataFrame # Of `cells`
     "Means over splits with 95 % intervals."
     rows = []
     for (train, test), g in table.groupby(['trained on', 'tested on'], sort=False):
-        found = estimate(g.value, g.split_id, g.overlap.mean())
+        found = estimate(g.value, g.data, g.overlap.mean())
         rows.append({'trained on': train, 'tested on': test, **{k: found[k] for k in ('n', 'unit', 'mean', 'low', 'high')}, 'images': int(g.images.median())})
     return pd.DataFrame(rows)
 
@@ -54,11 +58,12 @@ def home_differences(table: pd.DataFrame, # Of `cells`
     "Each training against the one on the test set's own dataset, paired by split and seed."
     rows = []
     for test, g in table.groupby('tested on', sort=False):
-        home = g[g['trained on'] == test].set_index(['split_id', 'seed']).value
-        for train, away in g[g['trained on'] != test].groupby('trained on', sort=False):
-            pairs = away.assign(difference=away.value.to_numpy() - home.reindex(pd.MultiIndex.from_frame(away[['split_id', 'seed']])).to_numpy()).dropna(subset='difference')
-            if len(pairs): rows.append(dict(by='trained on', baseline=test, other=train, metric=NAMES[metric], setting=f'tested on {test}', points=pairs.difference.tolist(),
-                                            **estimate(pairs.difference, pairs.split_id, pairs.overlap.mean())))
+        home, away = (side.groupby('trained on', sort=False) for side in (g[g['at home']], g[~g['at home']]))
+        for (base, ours), (train, theirs) in product(home, away):
+            pairs = theirs.merge(ours[['split_id', 'seed', 'value']], on=['split_id', 'seed'], suffixes=('', '_home'))
+            difference = pairs.value - pairs.value_home
+            if len(pairs): rows.append(dict(by='trained on', baseline=base, other=train, metric=NAMES[metric], setting=f'tested on {test}', points=difference.tolist(),
+                                            **estimate(difference, pairs.data, pairs.overlap.mean())))
     return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'points'])
 
 # %% ../nbs/21_cross.ipynb #0222c391
@@ -68,5 +73,5 @@ def cross_line(table, # Of `cells`
     said = []
     for row in home_differences(table, metric).itertuples():
         interval = '' if row.n < 3 else f' ({signed(row.low)} to {signed(row.high)})'
-        said.append(f'on {row.baseline}, training on {row.other} in place of {row.baseline} changes the {row.metric} by {signed(row.mean)}{interval} over {counted(row.n, row.unit)}')
+        said.append(f'{row.setting}, training on {row.other} in place of {row.baseline} changes the {row.metric} by {signed(row.mean)}{interval} over {counted(row.n, row.unit)}')
     return f"**Across**: {'; '.join(said)}." if said else '**Across**: no dataset was tested on by two trainings.'

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import signed, verdict
+from .compare import counted, signed, verdict
 from .core import InputError, pick
 from .metrics import fit_logistic
 from .predictions import align, read_predictions
 from .runner import run_manifest
 from .runs import record_folder
-from .statistics import METRICS, interval
+from .statistics import LEAST_CONTENTS, METRICS, interval
 
 # %% ../nbs/20_examine.ipynb #3635aa32
 def test_scores(plan: list, # Of `PlannedRun`
                 results, # Folder of the records
                 data_dir='', # Of the datasets, see `run_manifest`
-    ) -> pd.DataFrame: # One row a run and test photograph: arm, dataset, split_id, seed, image, mos, score
+    ) -> pd.DataFrame: # One row a run and test photograph: arm, dataset, split_id, seed, image, content, mos, score
     "What each run said of its test photographs, beside what people said."
     if not plan: raise InputError("There is no run whose scores could be read: run the plan first.")
     tables, manifests = [], {}
@@ -38,7 +38,7 @@ def test_scores(plan: list, # Of `PlannedRun`
         if made != now: raise InputError(f"{p} saw other data ({made}) than what is there now ({now}): its scores cannot be put beside these. Run it again.")
         test = manifests[key].subset('test').table
         score = align(read_predictions(folder/'predictions.csv', 'test'), list(test.image), folder/'predictions.csv')
-        tables.append(pd.DataFrame(dict(arm=p.arm, dataset=p.run.dataset, split_id=p.run.split_id, seed=p.run.seed, image=test.image.to_numpy(), mos=test.mos.to_numpy(), score=score)))
+        tables.append(pd.DataFrame(dict(arm=p.arm, dataset=p.run.dataset, split_id=p.run.split_id, seed=p.run.seed, image=test.image.to_numpy(), content=test.content.to_numpy(), mos=test.mos.to_numpy(), score=score)))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/20_examine.ipynb #e4e96805
@@ -109,18 +109,23 @@ def failures(table, # Of `test_scores`
 # %% ../nbs/20_examine.ipynb #c258a0f4
 def pooled_difference(table, # Of `test_scores`
                       arm, baseline, metric='srcc', margin=0., # Of `verdict`
-                      resamples=2000) -> dict: # value, low, high, verdict, splits, photographs
-    "Mean over splits of how much higher the metric of an arm is (for 'rmse' lower), paired by photograph; the 95 % interval covers test sampling only."
+                      resamples=2000) -> dict: # value, low, high, verdict, splits, photographs, contents; no interval where contents are too few
+    "Mean over splits, seeds of a split averaged, of how much higher the metric of an arm is (for 'rmse' lower), paired by photograph; the 95 % interval draws contents and covers test sampling only."
     sides = [table[table.arm == name].set_index(['dataset', 'split_id', 'seed', 'image']) for name in (arm, baseline)]
     pairs = sides[0].join(sides[1].score.rename('other'), how='inner').reset_index()
     if pairs.empty: raise InputError(f"The arms {arm} and {baseline} were tested on no split with the same seed.")
     f, sign = pick(metric, METRICS, 'metric'), -1 if metric == 'rmse' else 1
     runs, a, b, mos = pairs.groupby(['dataset', 'split_id', 'seed']).ngroup().to_numpy(), *(pairs[c].to_numpy(float) for c in ('score', 'other', 'mos'))
+    split_of = pairs.groupby(runs)[['dataset', 'split_id']].first().groupby(['dataset', 'split_id']).ngroup().to_numpy() # Of each run
+    weights = 1 / np.bincount(split_of)[split_of] / (split_of.max() + 1)
     def mean_difference(rows):
         parts = [rows[runs[rows] == run] for run in range(runs.max() + 1)]
-        return np.mean([f(a[part], mos[part]) - f(b[part], mos[part]) for part in parts]) * sign
-    found = interval(mean_difference, len(pairs), pairs.image, resamples=resamples)
-    return dict(value=found['value'], low=found['low'], high=found['high'], verdict=verdict(found['low'], found['high'], margin), splits=pairs.split_id.nunique(), photographs=pairs.image.nunique())
+        return np.dot(weights, [f(a[part], mos[part]) - f(b[part], mos[part]) for part in parts]) * sign
+    contents = pairs.groupby(['dataset', 'content']).ngroup()
+    enough = contents.nunique() >= LEAST_CONTENTS
+    found = interval(mean_difference, len(pairs), contents, resamples=resamples) if enough else dict(value=mean_difference(np.arange(len(pairs))), low=np.nan, high=np.nan)
+    return dict(value=found['value'], low=found['low'], high=found['high'], verdict=verdict(found['low'], found['high'], margin), splits=split_of.max() + 1,
+                photographs=len(pairs[['dataset', 'image']].drop_duplicates()), contents=contents.nunique())
 
 # %% ../nbs/20_examine.ipynb #3d9227e0
 def pooled_table(table, # Of `test_scores`
@@ -130,7 +135,7 @@ def pooled_table(table, # Of `test_scores`
     splits = lambda arm: set(table[table.arm == arm].groupby(['dataset', 'split_id', 'seed']).groups)
     others = [arm for arm in table.arm.unique() if arm != baseline and splits(arm) & splits(baseline)]
     rows = {arm: pooled_difference(table, arm, baseline, margin=margin) for arm in others}
-    return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': f"{signed(r['low'])} to {signed(r['high'])}", f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
+    return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': f"{signed(r['low'])} to {signed(r['high'])}" if r['low'] == r['low'] else f"none ({counted(r['contents'], 'content')})", f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
                          for arm, r in rows.items()}).T.rename_axis('arm')
 
 # %% ../nbs/20_examine.ipynb #d6396a00

@@ -6,7 +6,7 @@
 __all__ = ['PUBLISHED', 'STANDINGS', 'FETCHED', 'DATA', 'report_style', 'bullets', 'data_line', 'protocol_line', 'result_line',
            'against_line', 'summary_lines', 'load_published', 'measured_rows', 'sota_table', 'sota_plot', 'split_plot',
            'first_runs', 'what_differs', 'gmacs', 'cost_table', 'heads_table', 'provenance_table', 'split_common',
-           'offline', 'write_html', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
+           'offline', 'write_html', 'relink', 'tidy_notebook', 'write_report', 'only_data_differs', 'report_command']
 
 # %% ../nbs/14_reports.ipynb #12b770cf
 import argparse
@@ -57,7 +57,8 @@ def protocol_line(runs) -> str: # From `run_table`
     if 'last' in rules: lines.append(f"the last epoch was kept, without a choice ({counted(rules['last'], 'run')})")
     if len(rules): lines.append("the test split was scored once, at the end of each run, and chose nothing")
     if len(flattered := runs[runs.select_on == 'test']):
-        lines.append(f"the epoch was chosen **on the test split**, as in published work, which flatters the figure, in {', '.join(flattered.arm.unique())} ({counted(len(flattered), 'run')})")
+        by = ' or '.join(extreme[by] for by in flattered.select_by.unique())
+        lines.append(f"the epoch was chosen **on the test split**, by {by}, which may flatter the figure, in {', '.join(flattered.arm.unique())} ({counted(len(flattered), 'run')}); published work chooses so by highest SRCC")
     return f"**Protocol**: {'; '.join(lines)}. Test crops: {', '.join(runs.test_crops.unique())}."
 
 # %% ../nbs/14_reports.ipynb #ec2223e5
@@ -75,13 +76,13 @@ def result_line(runs, metric='srcc') -> str: # From `run_table`
 
 def against_line(results, metric='srcc') -> str:
     "What may be said of the other arms."
-    kinds = {}
+    kinds, several = {}, results.dataset.nunique() > 1
     for dataset, rows in results.groupby('dataset', sort=False):
-        arms = rows.arm.unique()
+        arms, place = rows.arm.unique(), f' on {dataset}' * several
         for row in contrasts(rows, 'arm', arms[0], arms[1:], metric).itertuples():
             few = row.n == 0 or np.isnan(row.low)
             kind = 'too few runs to say' if few else verdict(row.low, row.high)
-            kinds.setdefault(kind, []).append(row.other if few else f'{row.other} ({signed(row.mean)})')
+            kinds.setdefault(kind, []).append(row.other + place if few else f'{row.other}{place} ({signed(row.mean)})')
     said = '; '.join(f"{kind}: {', '.join(dict.fromkeys(kinds[kind]))}" for kind in ('better', 'worse', 'unresolved', 'too few runs to say') if kind in kinds)
     return f"**Beside the baseline**, by 95 % intervals of the paired differences, each for itself: {said}." if said else '**Beside the baseline**: it is the only arm.'
 
@@ -235,10 +236,10 @@ def heads_table(results, plan: list, # Of `PlannedRun`
     differs, firsts = what_differs(results, plan), first_runs(plan)
     model = pd.Series({arm: run.model for arm, run in firsts.items()}, name='model')
     standing = {arm: STANDINGS[2 if run.backbone_weights else int(differs[arm] != '')] for arm, run in firsts.items()}
-    scores = summary_table(results)[['test SRCC, mean', 'SRCC, median', '95 % interval', 'PLCC, mean']]
+    scores = summary_table(results)[[*['dataset'] * (results.dataset.nunique() > 1), 'test SRCC, mean', 'SRCC, median', '95 % interval', 'PLCC, mean']]
     costs = cost_table(plan).round({'parameters (M)': 2, 'GMACs': 2, 'seconds': 3})
     rates = pd.Series({arm: run.lr * run.lr_ratio for arm, run in firsts.items()}, name="head's rate")
-    table = pd.concat([model, scores, costs, rates, differs.rename('also differs in')], axis=1).loc[sorted(standing, key=lambda arm: STANDINGS.index(standing[arm]))]
+    table = model.to_frame().join(scores).join(costs).join(rates).join(differs.rename('also differs in')).loc[sorted(standing, key=lambda arm: STANDINGS.index(standing[arm]))]
     return table.set_index(pd.MultiIndex.from_tuples([(standing[arm], arm) for arm in table.index], names=['standing', 'arm']))
 
 # %% ../nbs/14_reports.ipynb #596f8e34
@@ -281,13 +282,19 @@ def write_html(notebook, # Path of an executed notebook
     return Path(html)
 
 # %% ../nbs/14_reports.ipynb #43cbf1c8
+def relink(text, source, target): # Markdown; the folder that its relative links start from, and the one that they are to start from
+    "The same links from another folder."
+    def moved(link): return f"]({Path(os.path.relpath(Path(source)/link[1], Path(target).resolve())).as_posix()})"
+    return re.sub(r'\]\((\.\.?/[^)#\s]+)\)', moved, text)
+
 def tidy_notebook(path):
-    "Take an executed notebook's run times, random identifiers and machine paths out of its metadata."
+    "Take an executed notebook's run times, random identifiers and machine paths out of its metadata, and let its links start from where it lies."
     import nbformat
     book = nbformat.read(path, as_version=4)
     book.metadata = {k: book.metadata[k] for k in ('kernelspec', 'language_info') if k in book.metadata}
     book.metadata.get('language_info', {}).pop('version', None)
     for number, cell in enumerate(book.cells):
+        if cell.cell_type == 'markdown': cell.source = relink(cell.source, project_root()/'nbs'/'experiments', Path(path).parent)
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
         cell.id = f'cell-{number}'
     write_atomically(Path(path), nbformat.writes(book) + '\n')
@@ -332,15 +339,18 @@ def report_command(argv=None):
         inside = lambda path: Path(os.path.relpath(Path(path).resolve(), root)).as_posix()
         load_results(out/'results.csv', args.plan)
         common = dict(plan=inside(args.plan), results=inside(out/'results.csv'))
-        planned, pages = read_plan(args.plan), []
+        planned, pages, failed = read_plan(args.plan), [], False
         ours, models = all(p.run.dataset == 'demo' for p in planned), not only_data_differs(planned)
         looked = dict(data_dir=inside(args.data_dir) if args.data_dir else '', show_photos=ours or args.show_photos, margin=args.margin)
-        if models: pages += [write_report('ablation', out, common), write_report('sota', out, common | dict(published='reports/published.csv'))]
-        if any(p.run.cross for p in planned): pages.append(write_report('cross', out, common))
-        for name, own, page in [('claims', dict(claims='reports/claims.csv'), '')] * models + [('examine', looked, 'examine_photos' if args.show_photos and not ours else '')]:
+        wanted = [('ablation', {}, ''), ('sota', dict(published='reports/published.csv'), '')] * models + [('cross', {}, '')] * any(p.run.cross for p in planned)
+        wanted += [('claims', dict(claims='reports/claims.csv'), '')] * models + [('examine', looked, 'examine_photos' if args.show_photos and not ours else '')]
+        for name, own, page in wanted:
             try: pages.append(write_report(name, out, common | own, page))
-            except InputError as error: print(f'No page {name}: {error}', file=sys.stderr)
+            except (InputError, RuntimeError) as error:
+                print(f'No page {name}: {error}', file=sys.stderr)
+                failed |= name not in ('claims', 'examine') or isinstance(error, RuntimeError) # These two may have nothing to show
     except InputError as error:
         print(f'hyperiqa_report: {error}', file=sys.stderr)
         sys.exit(2)
     for page in pages: print(f'Report: {os.path.relpath(page)}')
+    if failed: sys.exit(1)

@@ -6,7 +6,7 @@
 __all__ = ['TEST_SELECTED', 'ORIGINAL', 'RECIPES', 'PACKAGE', 'NUMERIC', 'OWN', 'RECORD', 'SHOWN', 'PROVENANCE', 'FACTS',
            'COLUMNS', 'cast', 'Run', 'recipe', 'PlannedRun', 'read_plan', 'syntax', 'code_fingerprint', 'environment',
            'project_root', 'experiment', 'write_atomically', 'record_folder', 'Record', 'is_done', 'copy_record',
-           'made_by', 'tidy', 'collect']
+           'made_by', 'tidy', 'own_images', 'collect']
 
 # %% ../nbs/11_runs.ipynb #bc3e0e33
 import ast
@@ -323,13 +323,21 @@ def tidy(planned: PlannedRun, results):
         history.loc[ours, ['split', 'test_crops']] = judged, planned.run.training.test_crops
         history.loc[ours, 'metric'] = history.metric[ours].str.removeprefix(f'{judged}_')
     about = pd.DataFrame([dict(metric=name, value=facts[key]) for name, key in FACTS.items()]
-                         + [dict(metric='images', split=split, value=n) for split, n in facts['images'].items()])
+                         + [dict(metric='images', split=split, value=n) for split, n in own_images(planned.run, folder, facts['images']).items()])
     rows = pd.concat([final, history, about], ignore_index=True)
     rows = rows.assign(run_id=planned.run_id, arm=planned.arm, **{k: planned.parameters[k] for k in SHOWN}, **{k: facts.get(k, '') for k in PROVENANCE})
     rows['backbone'] = facts.get('backbone', planned.run.backbone)
     if planned.run.model in OWN: rows['fusion'] = ''
     rows['note'] = '; '.join(filter(None, [facts.get('note', ''), planned.run.caution]))
     return rows.reindex(columns=COLUMNS)
+
+def own_images(run: Run, folder, images: dict) -> dict: # Split to photographs; those of the datasets in `extra` are apart
+    "How many photographs of its own dataset a run was trained on, from the names in its predictions."
+    import pandas as pd
+    if not run.extra: return images
+    trained = pd.read_csv(folder/'predictions.csv').query("split == 'train'").image
+    added = int(trained.str.startswith(tuple(f'{name}/' for name in run.extra_datasets)).sum())
+    return images | dict(train=images['train'] - added, extra=added)
 
 def collect(plan, results):
     "Write `results/results.csv` with all finished runs of a plan, and give the table back."
