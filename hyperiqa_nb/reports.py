@@ -282,10 +282,10 @@ def write_html(notebook, # Path of an executed notebook
     return Path(html)
 
 # %% ../nbs/14_reports.ipynb #43cbf1c8
-def relink(text, source, target): # Markdown; the folder that its relative links start from, and the one that they are to start from
-    "The same links from another folder."
-    def moved(link): return f"]({Path(os.path.relpath(Path(source)/link[1], Path(target).resolve())).as_posix()})"
-    return re.sub(r'\]\((\.\.?/[^)#\s]+)\)', moved, text)
+def relink(text, root, target): # Markdown with links that start from the experiments; the project; the folder that they are to start from
+    "The same links from another folder of the project, and from elsewhere their words alone."
+    def moved(link): return f"[{link[1]}]({Path(os.path.relpath(root/'nbs'/'experiments'/link[2], target)).as_posix()})" if target.is_relative_to(root) else link[1]
+    return re.sub(r'\[([^\]]*)\]\((\.\.?/[^)#\s]+)\)', moved, text)
 
 def tidy_notebook(path):
     "Take an executed notebook's run times, random identifiers and machine paths out of its metadata, and let its links start from where it lies."
@@ -294,7 +294,7 @@ def tidy_notebook(path):
     book.metadata = {k: book.metadata[k] for k in ('kernelspec', 'language_info') if k in book.metadata}
     book.metadata.get('language_info', {}).pop('version', None)
     for number, cell in enumerate(book.cells):
-        if cell.cell_type == 'markdown': cell.source = relink(cell.source, project_root()/'nbs'/'experiments', Path(path).parent)
+        if cell.cell_type == 'markdown': cell.source = relink(cell.source, project_root(), Path(path).resolve().parent)
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
         cell.id = f'cell-{number}'
     write_atomically(Path(path), nbformat.writes(book) + '\n')
