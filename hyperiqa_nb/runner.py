@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWNERS_NAMES', 'execute', 'named_values', 'plain_name', 'run_manifest', 'on_scale', 'run_images', 'run_model',
            'untrained', 'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome',
-           'save_outcome', 'train_run', 'epochs_to_train', 'EpochBar', 'run_plan', 'run_command']
+           'save_outcome', 'train_run', 'epochs_to_train', 'epochs_written', 'EpochBar', 'run_plan', 'run_command']
 
 # %% ../nbs/12_runner.ipynb #26e6258c
 import argparse
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, time
 
 import numpy as np
 import pandas as pd
@@ -259,6 +259,13 @@ def epochs_to_train(missing: list, results # Planned runs in their order; folder
         epochs[p.run_id] = 0 if there else p.run.epochs
     return epochs
 
+def epochs_written(history: Path, # The `history.csv` of a run
+                   since # Seconds of the clock `time`
+                  ) -> int:
+    "Rows of a history; 0 where it was last written before, by an earlier execution of the run."
+    try: return max(0, len(history.read_text(encoding='utf-8').splitlines()) - 1) if history.stat().st_mtime >= since else 0
+    except FileNotFoundError: return 0
+
 class EpochBar:
     "A progress bar over `epochs_to_train`, which reads the histories that the runs write."
     def __init__(self, missing: list, results):
@@ -268,11 +275,10 @@ class EpochBar:
 
     def watch(self, planned, number, count, finished):
         "Follow one run until the event `finished`; early stopping counts as its last epochs."
-        history = record_folder(self.results, planned.run_id)/'history.csv'
+        history, since = record_folder(self.results, planned.run_id)/'history.csv', time()
         self.bar.set_description(f"run {number}/{count} {planned.arm} split {planned.run.split_id}", refresh=False)
         while not finished.wait(1):
-            rows = max(0, len(history.read_text().splitlines()) - 1) if history.exists() else 0
-            self.bar.update(self.before + min(rows, self.epochs[planned.run_id]) - self.bar.n)
+            self.bar.update(self.before + min(epochs_written(history, since), self.epochs[planned.run_id]) - self.bar.n)
         self.before += self.epochs[planned.run_id]
         self.bar.update(self.before - self.bar.n)
 
@@ -298,7 +304,6 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     for number, p in enumerate(missing, 1):
         finished = Event()
         watcher = Thread(target=bar.watch, args=(p, number, len(missing), finished))
-        (record_folder(results, p.run_id)/'history.csv').unlink(missing_ok=True)
         watcher.start()
         try: execute(notebook, record_folder(results, p.run_id)/'train.ipynb', dict(p.parameters, results=str(results.resolve()), data_dir=str(data_dir), progress=False))
         except (InputError, RuntimeError) as error: failed[p] = str(error)
