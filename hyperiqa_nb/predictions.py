@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .core import InputError
-from .runs import Run
+from .runs import Run, plain_name
 
 # %% ../nbs/18_predictions.ipynb #83982673
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
@@ -89,8 +89,7 @@ def compare_command(argv=None):
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     args = parser.parse_args(argv)
     try:
-        from hyperiqa_nb.runner import plain_name, run_manifest
-        from hyperiqa_nb.runs import Run
+        from hyperiqa_nb.runner import run_manifest
         dataset = plain_name(args.dataset)
         manifest = run_manifest(Run(dataset=dataset, split_id=args.split_id), args.data_dir).subset('test')
         images, series = list(manifest.table.image), {}

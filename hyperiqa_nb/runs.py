@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TEST_SELECTED', 'ORIGINAL', 'RECIPES', 'PACKAGE', 'NUMERIC', 'OWN', 'RECORD', 'SHOWN', 'PROVENANCE', 'FACTS',
-           'COLUMNS', 'cast', 'Run', 'recipe', 'PlannedRun', 'read_plan', 'syntax', 'code_fingerprint', 'environment',
-           'project_root', 'experiment', 'write_atomically', 'record_folder', 'Record', 'is_done', 'copy_record',
-           'made_by', 'tidy', 'own_images', 'collect']
+           'COLUMNS', 'cast', 'Run', 'plain_name', 'plain_names', 'recipe', 'PlannedRun', 'plan_rows', 'planned_run',
+           'read_plan', 'syntax', 'code_fingerprint', 'environment', 'project_root', 'experiment', 'write_atomically',
+           'record_folder', 'Record', 'is_done', 'copy_record', 'made_by', 'tidy', 'own_images', 'collect']
 
 # %% ../nbs/11_runs.ipynb #bc3e0e33
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -168,10 +169,26 @@ RECIPES = dict(
     modern=dict(model='hyperiqa_swin_tiny', epochs=12, patience=12, batch_size=32, crops_per_image=4, lr=1e-4, lr_ratio=5., weight_decay=1e-2,
                 clip_norm=1., drop_path=.1, ema=.999))
 
+def plain_name(dataset # As people write it
+    ): # 'koniq10k' for 'KonIQ-10k'; the path of a CSV file as it is
+    "The name of a dataset as the parameter `dataset` has it."
+    from hyperiqa_nb.datasets import dataset_name
+    return dataset if str(dataset).lower().endswith('.csv') else dataset_name(dataset)
+
+def plain_names(parameters: dict # Some of a run's
+               ) -> dict:
+    "The same with every dataset under its plain name, so that one run has one id."
+    named = {name: plain_name(parameters[name]) for name in ['dataset'] if parameters.get(name)}
+    for name in ('cross', 'extra'):
+        items = [item.strip().partition(':') for item in parameters.get(name, '').split(';') if item.strip()]
+        if items: named[name] = ';'.join(plain_name(dataset) + colon + part for dataset, colon, part in items)
+    return parameters | named
+
 def recipe(name, # In `RECIPES`
            **changes # Parameters that are to differ
     ) -> Run:
     "The run of a recipe. The authors of HyperIQA resized KonIQ-10k, and only that, to 512 x 384, height first."
+    changes = plain_names(changes)
     resized = dict(resize='512x384') if name in ('original', 'fixed') and changes.get('dataset') == 'koniq10k' else {}
     return Run(**{**pick(name, RECIPES, 'recipe'), **resized, **changes})
 
@@ -188,22 +205,37 @@ class PlannedRun:
     def parameters(self): return asdict(self.run)
     def __str__(self): return f"{self.arm}, split {self.run.split_id}, seed {self.run.seed} (run {self.run_id})"
 
+def plan_rows(path: Path) -> list: # Of (number of the line, its cells)
+    "The rows of a plan file, the header first."
+    try:
+        with path.open(encoding='utf-8-sig') as file:
+            reader = csv.reader(('' if line.lstrip().startswith('#') else line for line in file), skipinitialspace=True, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except (csv.Error, UnicodeDecodeError) as error: raise InputError(f"{path} is not a CSV table: {error}.") from None
+    return [(line, cells) for line, cells in rows if any(cells)]
+
+def planned_run(header: list, cells: list) -> PlannedRun: # Names of columns; one row
+    "The run of a row."
+    if any(cells[len(header):]): raise InputError(f"There are {len(cells)} cells under {len(header)} columns. Take one away, or put a value that holds a comma between double quotes.")
+    row = {name: cell for name, cell in zip(header, cells) if cell}
+    arm = row.pop('arm', '')
+    return PlannedRun(arm, recipe(row.pop('recipe'), **row) if 'recipe' in row else Run(**plain_names(row)))
+
 def read_plan(path) -> list:
     "The `PlannedRun`s of a plan file, in its order."
-    import pandas as pd
     path = Path(path)
     if not path.is_file(): raise InputError(f"There is no plan {path}. Plans are CSV files; reports/plans/ holds some.")
-    try: table = pd.read_csv(path, comment='#', skipinitialspace=True, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a CSV table: {str(error).strip()}.") from None
+    rows, planned, seen = plan_rows(path), [], {}
+    if len(rows) < 2: raise InputError(f"{path}: It lists no run.")
+    (line, header), *rows = rows
     try:
-        for column in table.columns: pick(column, ['arm', 'recipe', *Run.names()], 'column')
-        if 'arm' not in table: raise InputError("The column 'arm' is missing: it names what each run stands for.")
-        if table.empty: raise InputError("It lists no run.")
-        rows = [{k: v.strip() for k, v in row.items() if v.strip()} for row in table.to_dict('records')]
-        planned = [PlannedRun(row.pop('arm', ''), recipe(row.pop('recipe'), **row) if 'recipe' in row else Run(**row)) for row in rows]
-    except InputError as error: raise InputError(f"{path}: {error}") from None
-    seen = {}
+        while not header[-1]: header.pop()
+        for column in header: pick(column, ['arm', 'recipe', *Run.names()], 'column')
+        if 'arm' not in header: raise InputError("The column 'arm' is missing: it names what each run stands for.")
+        for column in header:
+            if header.count(column) > 1: raise InputError(f"The column '{column}' is there more than once.")
+        for line, cells in rows: planned.append(planned_run(header, cells))
+    except InputError as error: raise InputError(f"{path}, line {line}: {error}") from None
     for p in planned:
         if p.run_id in seen: raise InputError(f"{path}: '{p}' and '{seen[p.run_id]}' are the same run.")
         seen[p.run_id] = p

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .core import InputError, find_project
-from .runs import RECIPES, Run, is_done, recipe, record_folder
+from .runs import RECIPES, Run, is_done, plain_name, recipe, record_folder
 
 # %% ../nbs/16_training.ipynb #4e6a9581
 DEFAULTS = {**RECIPES['fork'], 'dataset': 'koniq10k', 'bugs': '', 'select_on': 'val', 'test_crops': 'center'}
@@ -87,7 +87,6 @@ def run_of_flags(argv, # Of the command line
     ) -> tuple: # (Run, the flags that are no parameters of a run)
     "What `hyperiqa_train` is asked for."
     flags = vars(train_parser().parse_args(argv))
-    from hyperiqa_nb.runner import plain_name
     take = lambda name, default=None: flags.pop(name, default)
     rest = dict(data_dir=take('data', ''), out=take('out'), resume=take('resume'), checkpoint_format=take('checkpoint_format', 'safetensors'))
     dataset = plain_name(take('dataset', 'koniq-10k'))
