@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .core import InputError, find_project, pick
-from .runs import PlannedRun, Record, Run, code_fingerprint, collect, copy_record, experiment, is_done, made_by, project_root, read_plan, record_folder
+from .runs import PlannedRun, Record, Run, code_fingerprint, collect, copy_record, experiment, is_done, made_by, project_root, read_plan, record_facts, record_folder
 
 # %% ../nbs/12_runner.ipynb #74ee327c
 def execute(notebook, output, # Paths: what to run, and where the executed copy goes
@@ -143,8 +143,7 @@ def shared_training(run: Run, results, data # Fingerprint of the divided dataset
     "The finished training that ends with the weights of this run, if it is of the same data and code and its checkpoint is still there."
     training = run.training
     if training == run or not is_done(results, training.run_id): return None
-    folder = record_folder(results, training.run_id)
-    facts = json.loads((folder/'run.json').read_text(encoding='utf-8'))
+    folder, facts = record_folder(results, training.run_id), record_facts(training, results)
     checkpoint = (find_project() or Path.cwd())/facts.get('checkpoint', '')
     if not checkpoint.is_file() or (facts['code'], facts['data']) != (code_fingerprint(run.model), data): return None
     return facts | dict(folder=folder, checkpoint=checkpoint)
@@ -289,7 +288,9 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     for other in others:
         if not (Path(other)/'runs').is_dir(): raise InputError(f"There are no records in {other}: name a folder that hyperiqa_run has written, such as reports/livec.")
         for p in planned:
-            if is_done(other, p.run_id) and not is_done(results, p.run_id): copy_record(p.run_id, other, results)
+            if is_done(other, p.run_id) and not is_done(results, p.run_id):
+                record_facts(p.run, other)
+                copy_record(p.run_id, other, results)
     missing = [p for p in planned if not is_done(results, p.run_id) or rerun and made_by(results, p.run_id) != code_fingerprint(p.run.model)]
     print(f"{len(planned)} run{'s' * (len(planned) != 1)} in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
     collect(plan, results)

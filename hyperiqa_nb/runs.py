@@ -6,7 +6,8 @@
 __all__ = ['TEST_SELECTED', 'ORIGINAL', 'RECIPES', 'PACKAGE', 'NUMERIC', 'OWN', 'RECORD', 'SHOWN', 'PROVENANCE', 'FACTS',
            'COLUMNS', 'cast', 'Run', 'plain_name', 'plain_names', 'recipe', 'PlannedRun', 'plan_rows', 'planned_run',
            'read_plan', 'syntax', 'code_fingerprint', 'environment', 'project_root', 'experiment', 'write_atomically',
-           'record_folder', 'Record', 'is_done', 'copy_record', 'made_by', 'tidy', 'own_images', 'collect']
+           'record_folder', 'Record', 'is_done', 'record_facts', 'copy_record', 'made_by', 'tidy', 'own_images',
+           'collect']
 
 # %% ../nbs/11_runs.ipynb #bc3e0e33
 import ast
@@ -327,6 +328,14 @@ def is_done(results, run_id) -> bool:
     "Has this run a complete record under `results`?"
     return (record_folder(results, run_id)/RECORD[-1]).is_file()
 
+def record_facts(run: Run, results) -> dict:
+    "The `run.json` of a run; an `InputError` where the record's parameters are not the run's. One that was added since is not in it."
+    path = record_folder(results, run.run_id)/'run.json'
+    facts, present = json.loads(path.read_text(encoding='utf-8')), asdict(run)
+    other = [f"{name} '{value}', now '{present[name]}'" for name, value in facts['parameters'].items() if name in present and value != present[name]]
+    if other: raise InputError(f"{path} has the id of the run and other parameters, since a default has changed: {'; '.join(other)}. Give the default its old value back, or move the record away.")
+    return facts
+
 def copy_record(run_id, source, results):
     "Copy a complete record from one folder of results into another."
     record_folder(results, run_id).mkdir(parents=True, exist_ok=True)
@@ -345,8 +354,7 @@ COLUMNS = ['run_id', 'arm', *SHOWN, 'test_crops', 'split', 'epoch', 'metric', 'v
 def tidy(planned: PlannedRun, results):
     "The rows of one finished run, as a table."
     import pandas as pd
-    folder = record_folder(results, planned.run_id)
-    facts = json.loads((folder/'run.json').read_text(encoding='utf-8'))
+    folder, facts = record_folder(results, planned.run_id), record_facts(planned.run, results)
     final = pd.read_csv(folder/'metrics.csv')
     history = pd.read_csv(folder/'history.csv').melt('epoch', var_name='metric')
     history['split'] = 'train'
