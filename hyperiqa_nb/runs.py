@@ -271,7 +271,8 @@ def environment() -> dict:
     cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')),
                platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ''
-    commit = subprocess.run(['git', 'rev-parse', '--short=12', 'HEAD'], cwd=PACKAGE, capture_output=True, text=True).stdout.strip()
+    try: commit = subprocess.run(['git', 'rev-parse', '--short=12', 'HEAD'], cwd=PACKAGE, capture_output=True, text=True).stdout.strip()
+    except OSError: commit = '' # No git on this machine
     return dict(commit=commit, python=platform.python_version(),
                 **{name: version(name) for name in ('torch', 'timm', 'numpy', 'pandas', 'scipy', 'pillow', 'scikit-image')},
                 hardware=f"{cpu}, {torch.get_num_threads()} threads{gpu}")
