@@ -327,6 +327,9 @@ def run_command(argv=None):
     except InputError as error:
         print(f"hyperiqa_run: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nhyperiqa_run: interrupted; finished runs are kept, and the same command goes on with the others, from the last complete epoch if there is one.", file=sys.stderr)
+        sys.exit(130)
     for planned, message in failed.items(): print(f"failed: {planned}\n  {message}", file=sys.stderr)
     results = results.resolve()
     print(f"Results: {(results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results)/'results.csv'}")
