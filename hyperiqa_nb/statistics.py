@@ -67,12 +67,12 @@ def metric_interval(pred, mos, # (N,) predictions; (N,) MOS, higher is better
 # %% ../nbs/17_statistics.ipynb #7d35273b
 def paired_test(pred, other, mos, # (N,) each: a model, the model it is compared with, MOS
                 metric='srcc', groups=None, level=.95, resamples=2000, seed=0) -> dict: # `interval`'s and p
-    "Difference of two models' figures on the same images, `pred` minus `other`: bootstrap interval and permutation test."
+    "Difference of two models' figures on the same images, `pred` minus `other`: bootstrap interval and permutation test, which exchanges ranks ('srcc', 'krcc'), z-scores ('plcc') or predictions ('rmse')."
     pred, mos = as_pair(pred, mos)
     other, _ = as_pair(other, mos)
     f = pick(metric, METRICS, 'metric')
     found = interval(lambda rows: f(pred[rows], mos[rows]) - f(other[rows], mos[rows]), len(mos), groups, level, resamples, seed)
-    scale = (lambda x: x) if metric == 'rmse' else stats.rankdata
+    scale = dict(plcc=stats.zscore, rmse=lambda x: x).get(metric, stats.rankdata)
     units, a, b, rng = _units(groups, len(mos)), scale(pred), scale(other), np.random.default_rng(seed)
     observed, exceeding = abs(f(a, mos) - f(b, mos)), 0
     owner = np.empty(len(mos), int)
