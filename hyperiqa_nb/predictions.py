@@ -37,7 +37,9 @@ def align(predictions, images, path): # Series; names of the test images; for me
     bare = not set(images) <= set(predictions.index)
     wanted = [Path(i).name for i in images] if bare else list(images)
     known = predictions.rename(lambda i: Path(i).name) if bare else predictions
-    if known.index.duplicated().any(): raise InputError(f"{path}: file names alone are ambiguous; give the images as the dataset does, such as '{images[0]}'.")
+    if known.index.duplicated().any() or len(set(wanted)) < len(wanted):
+        absent = next(i for i in images if i not in predictions.index)
+        raise InputError(f"{path} has no prediction for '{absent}', and file names alone are ambiguous: give every image as the dataset does, such as '{absent}'.")
     absent = [i for i in wanted if i not in known.index]
     if absent: raise InputError(f"{path} has no prediction for {len(absent)} of the {len(images)} test images, such as '{absent[0]}'.")
     return known.reindex(wanted).to_numpy()
@@ -78,7 +80,7 @@ def recorded(results, dataset, split_id): # Folder with runs/; which runs
 def compare_command(argv=None):
     "`hyperiqa_compare`: files of predictions, and the recorded runs of a split, in one paired table."
     parser = argparse.ArgumentParser(prog='hyperiqa_compare', description="Compare predictions on the same test images. Files have the columns 'image' and 'prediction'; "
-                                     "predictions may be on any scale, higher is better. The first file is the baseline.")
+                                     "higher is better; they may be on any scale, but for --metric rmse, which needs that of the MOS, 0-100. The first file is the baseline.")
     parser.add_argument('files', nargs='+', metavar='PREDICTIONS.csv')
     parser.add_argument('--dataset', required=True, help="whose test split was predicted: koniq-10k, livec, ..., or a CSV file")
     parser.add_argument('--split_id', type=int, default=0, metavar='N', help="seed of the split, where the owner states none (default: 0)")
@@ -89,6 +91,7 @@ def compare_command(argv=None):
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     args = parser.parse_args(argv)
     try:
+        if args.out and not Path(args.out).absolute().parent.is_dir(): raise InputError(f"There is no folder for the table {args.out}: make it first.")
         from hyperiqa_nb.runner import run_manifest
         dataset = plain_name(args.dataset)
         manifest = run_manifest(Run(dataset=dataset, split_id=args.split_id), args.data_dir).subset('test')
