@@ -72,7 +72,7 @@ def on_scale(mos, like): # (N,) scores of one dataset; (M,) scores of another
 
 def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders named after the datasets; '' for data/NAME
                progress=True):
-    "The split manifest and its decoded photographs: (manifest, {'train', 'val', 'test' and each cross dataset: ImageSet})."
+    "The split manifest, its decoded photographs and what other datasets are in them: (manifest, {'train', 'val', 'test' and each cross dataset: ImageSet}, {'cross' and 'extra': {name: fingerprint}})."
     from hyperiqa_nb.crops import ImageSet, load_images, parse_sides
     from hyperiqa_nb.datasets import load_dataset, split_dataset
     decode = lambda manifest: load_images(manifest, max(run.crop_size, *parse_sides(run.crop_sizes or run.crop_size)), progress, run.resize)
@@ -93,7 +93,8 @@ def run_images(run: Run, data_dir='', # Folder of the dataset, or of folders nam
         more = decode(m)
         images['train'] = ImageSet(images['train'].names + [f'{name}/{image}' for image in more.names], images['train'].pixels + more.pixels,
                                    np.concatenate([images['train'].mos, on_scale(more.mos, train.mos)]))
-    return replace(manifest, note='; '.join(filter(None, notes))), images
+    other_data = {what: {name: m.fingerprint() for name, m in found.items()} for what, found in dict(cross=judged, extra=joined).items()}
+    return replace(manifest, note='; '.join(filter(None, notes))), images, other_data
 
 # %% ../nbs/12_runner.ipynb #d902acfb
 def run_model(run: Run):
@@ -138,14 +139,14 @@ def run_scores(run: Run, solver, images: dict, progress=True) -> tuple:
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
 # %% ../nbs/12_runner.ipynb #33c148ab
-def shared_training(run: Run, results, data # Fingerprint of the divided dataset
+def shared_training(run: Run, results, data, other_data # Fingerprint of the divided dataset; of the others, as `run_images` gives them
     ) -> dict: # The record of `run.training` with paths `folder` and `checkpoint`; None where the run has to be trained
     "The finished training that ends with the weights of this run, if it is of the same data and code and its checkpoint is still there."
     training = run.training
     if training == run or not is_done(results, training.run_id): return None
     folder, facts = record_folder(results, training.run_id), record_facts(training, results)
     checkpoint = (find_project() or Path.cwd())/facts.get('checkpoint', '')
-    if not checkpoint.is_file() or (facts['code'], facts['data']) != (code_fingerprint(run.model), data): return None
+    if not checkpoint.is_file() or (facts['code'], facts['data'], facts.get('other_data', other_data)) != (code_fingerprint(run.model), data, other_data): return None
     return facts | dict(folder=folder, checkpoint=checkpoint)
 
 def take_over(solver, shared: dict, # Of `shared_training`
@@ -212,7 +213,7 @@ def train_run(run: Run, results, # Folder of records
     if state.exists() and not resume:
         raise InputError(f"A training with these parameters was cut short and can go on (resume). To train from the start, delete {state}.")
     model = run_model(run)
-    manifest, images = run_images(run, data_dir, progress)
+    manifest, images, other_data = run_images(run, data_dir, progress)
     solver = run_solver(run, model, images)
     record = Record(run, results)
     scale = dict(concat='multiscale', single='singlescale').get(run.fusion, run.fusion)
@@ -221,7 +222,7 @@ def train_run(run: Run, results, # Folder of records
     def keep(row):
         record.epoch(row)
         log.info(log_line(row))
-    shared = shared_training(run, results, manifest.fingerprint())
+    shared = shared_training(run, results, manifest.fingerprint(), other_data)
     if shared: log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
     elif resume: log.info(f'resuming from {state.name}' if state.exists() else 'nothing to resume: there is no state of a training with these parameters by this code')
     before = perf_counter()
@@ -235,7 +236,7 @@ def train_run(run: Run, results, # Folder of records
     log.info(f"test SRCC {outcome.metric('test'):.4f}, PLCC {outcome.metric('test', 'plcc'):.4f}{f' ({run.caution})' if run.caution else ''}; {outcome.checkpoint.name}")
     record.finish(predictions, metrics, seconds=perf_counter() - started + max(0, sittings), cpu_seconds=process_time() - cpu_started,
                   best_epoch=int(solver.best_epoch), epochs_run=len(history), parameter_count=sum(p.numel() for p in model.parameters()),
-                  backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), note=manifest.note,
+                  backbone=model.backbone.name, weights=model.backbone.weights_source, data=manifest.fingerprint(), other_data=other_data, note=manifest.note,
                   conversion=manifest.conversion, precision=solver.precision, trained=run.training.run_id if shared else run.run_id,
                   checkpoint=str(outcome.checkpoint.relative_to(root)), images={split: len(s) for split, s in images.items()})
     state.unlink(missing_ok=True)
