@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'COLUMNS', 'judge_interval', 'load_claims', 'judge', 'verdict_table', 'compared', 'difference',
-           'claimed', 'spread', 'verdicts_beside', 'within_reach', 'replay_patience', 'stop', 'replay_selection']
+           'claimed', 'verdicts_beside', 'within_reach', 'replay_patience', 'stop', 'replay_selection']
 
 # %% ../nbs/19_claims.ipynb #ac3c5836
 from dataclasses import fields
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import contrasts, counted, estimate, run_table, signed
+from .compare import contrasts, counted, estimate, from_to, run_table, signed
 from .core import InputError, pick
 from .runs import Run, cast
 from .statistics import holm, smallest_difference
@@ -79,7 +79,7 @@ def verdict_table(verdicts: pd.DataFrame # From `judge`
     known = tested.p.notna()
     if known.any(): corrected[known] = holm(tested.p[known])
     def row(v):
-        return {'claim': v.claim, 'compared': compared(v), f'difference in {v.metric}': f'{difference(v)}, {counted(v.n, v.unit)}', '95 % interval': spread(v),
+        return {'claim': v.claim, 'compared': compared(v), f'difference in {v.metric}': f'{difference(v)}, {counted(v.n, v.unit)}', '95 % interval': from_to(v.low, v.high),
                 'p (Holm)': '' if np.isnan(corrected[v.Index]) else f'{corrected[v.Index]:.2g}', 'to bear it out': claimed(v), 'verdict': v.verdict}
     return pd.DataFrame([row(v) for v in tested.itertuples()], columns=None if len(tested) else ['claim', 'verdict']).set_index('claim')
 
@@ -96,10 +96,6 @@ def claimed(verdict): # One row of `judge`
     if verdict.direction == 'same': return f'within ±{verdict.margin:.4f}'
     return f'{verdict.direction}, by {verdict.margin:.4f} or more' if verdict.margin else verdict.direction
 
-def spread(verdict): # One row of `judge`
-    "The interval of a verdict, in words."
-    return 'none' if np.isnan(verdict.low) else f'{signed(verdict.low)} to {signed(verdict.high)}'
-
 # %% ../nbs/19_claims.ipynb #50134d1e
 def verdicts_beside(verdicts: dict # Name of the photographs to a table of `judge`
                    ) -> pd.DataFrame: # Index claim: compared, to bear it out, and a column of verdicts with their differences for each name
@@ -108,7 +104,7 @@ def verdicts_beside(verdicts: dict # Name of the photographs to a table of `judg
     for name, table in verdicts.items():
         for v in table[table.n > 0].itertuples():
             row = rows.setdefault((v.claim, compared(v)), {'claim': v.claim, 'compared': compared(v), 'to bear it out': claimed(v)} | dict.fromkeys(verdicts, 'not run'))
-            row[name] = f'{v.verdict}: {difference(v)} ({spread(v)})'
+            row[name] = f'{v.verdict}: {difference(v)} ({from_to(v.low, v.high)})'
     return pd.DataFrame(rows.values(), columns=['claim', 'compared', 'to bear it out', *verdicts]).set_index('claim')
 
 # %% ../nbs/19_claims.ipynb #44a10508
@@ -163,5 +159,5 @@ def replay_selection(results: pd.DataFrame # From `load_results`
     for by, g in pd.DataFrame(kept, columns=['criterion', 'data', 'overlap', 'test', 'val']).groupby('criterion', sort=False):
         e = estimate(g.test - g.val, g.data, g.overlap.mean())
         rows.append({'criterion': dict(srcc='SRCC', mae='mean absolute error')[by], 'runs': len(g), 'chosen on test': round(g.test.mean(), 4), 'chosen on validation': round(g.val.mean(), 4),
-                     'optimism': signed(e['mean']), '95 % interval': 'none' if np.isnan(e['low']) else f"{signed(e['low'])} to {signed(e['high'])}"})
+                     'optimism': signed(e['mean']), '95 % interval': from_to(e['low'], e['high'])})
     return pd.DataFrame(rows, columns=['criterion', 'runs', 'chosen on test', 'chosen on validation', 'optimism', '95 % interval']).set_index('criterion')

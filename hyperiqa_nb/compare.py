@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'NAMES', 'ON_VALIDATION', 'load_results', 'run_table', 'split_means', 'estimate', 'counted', 'signed',
-           'chosen_by', 'summary_table', 'metric_points', 'paired_differences', 'contrasts', 'ladder', 'verdict',
-           'contrast_lines', 'forest_plot', 'learning_curves']
+           'from_to', 'chosen_by', 'summary_table', 'metric_points', 'paired_differences', 'contrasts', 'ladder',
+           'verdict', 'contrast_lines', 'forest_plot', 'learning_curves']
 
 # %% ../nbs/13_compare.ipynb #fe93b991
 from pathlib import Path
@@ -86,6 +86,10 @@ def counted(n, thing):
 def signed(x):
     "'+0.0012', '−0.0012'."
     return f'{x:+.4f}'.replace('-', '−')
+
+def from_to(low, high): # An interval; NaN where there is none
+    "'−0.0012 to +0.0034', or 'none'."
+    return 'none' if np.isnan(low) else f'{signed(low)} to {signed(high)}'
 
 ON_VALIDATION = 'epoch chosen on validation'
 
@@ -176,7 +180,7 @@ def contrast_lines(table) -> list: # Of str
             lines.append(f"{name}: {figure} ({', '.join(map(signed, row.points))}). Too few for an interval, which needs 3: nothing follows from it.")
         else:
             said = verdict(row.low, row.high)
-            lines.append(f"{name}: {figure}, 95 % interval {signed(row.low)} to {signed(row.high)}: {said}{', as the interval includes 0' * (said == 'unresolved')}.")
+            lines.append(f"{name}: {figure}, 95 % interval {from_to(row.low, row.high)}: {said}{', as the interval includes 0' * (said == 'unresolved')}.")
     return lines
 
 # %% ../nbs/13_compare.ipynb #7fb4b05e

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import counted, signed, verdict
+from .compare import counted, from_to, signed, verdict
 from .core import InputError, pick
 from .metrics import fit_logistic
 from .predictions import align, read_predictions
@@ -135,7 +135,7 @@ def pooled_table(table, # Of `test_scores`
     splits = lambda arm: set(table[table.arm == arm].groupby(['dataset', 'split_id', 'seed']).groups)
     others = [arm for arm in table.arm.unique() if arm != baseline and splits(arm) & splits(baseline)]
     rows = {arm: pooled_difference(table, arm, baseline, margin=margin) for arm in others}
-    return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': f"{signed(r['low'])} to {signed(r['high'])}" if r['low'] == r['low'] else f"none ({counted(r['contents'], 'content')})", f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
+    return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': from_to(r['low'], r['high']) + f" ({counted(r['contents'], 'content')})" * bool(np.isnan(r['low'])), f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
                          for arm, r in rows.items()}).T.rename_axis('arm')
 
 # %% ../nbs/20_examine.ipynb #d6396a00
