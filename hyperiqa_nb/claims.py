@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import contrasts, counted, estimate, from_to, run_table, signed
+from .compare import contrasts, counted, estimate, from_to, over, run_table, signed
 from .core import InputError, pick
 from .runs import Run, cast
 from .statistics import holm, smallest_difference
@@ -79,7 +79,7 @@ def verdict_table(verdicts: pd.DataFrame # From `judge`
     known = tested.p.notna()
     if known.any(): corrected[known] = holm(tested.p[known])
     def row(v):
-        return {'claim': v.claim, 'compared': compared(v), f'difference in {v.metric}': f'{difference(v)}, {counted(v.n, v.unit)}', '95 % interval': from_to(v.low, v.high),
+        return {'claim': v.claim, 'compared': compared(v), f'difference in {v.metric}': f'{difference(v)}, {over(v.n, v.unit)}', '95 % interval': from_to(v.low, v.high),
                 'p (Holm)': '' if np.isnan(corrected[v.Index]) else f'{corrected[v.Index]:.2g}', 'to bear it out': claimed(v), 'verdict': v.verdict}
     return pd.DataFrame([row(v) for v in tested.itertuples()], columns=None if len(tested) else ['claim', 'verdict']).set_index('claim')
 
@@ -104,7 +104,8 @@ def verdicts_beside(verdicts: dict # Name of the photographs to a table of `judg
     for name, table in verdicts.items():
         for v in table[table.n > 0].itertuples():
             row = rows.setdefault((v.claim, compared(v)), {'claim': v.claim, 'compared': compared(v), 'to bear it out': claimed(v)} | dict.fromkeys(verdicts, 'not run'))
-            row[name] = f'{v.verdict}: {difference(v)} ({from_to(v.low, v.high)})'
+            where = f', {over(v.n, v.unit)}' * (v.unit == 'training')
+            row[name] = f'{v.verdict}: {difference(v)} ({from_to(v.low, v.high)}{where})'
     return pd.DataFrame(rows.values(), columns=['claim', 'compared', 'to bear it out', *verdicts]).set_index('claim')
 
 # %% ../nbs/19_claims.ipynb #44a10508
@@ -154,10 +155,10 @@ def replay_selection(results: pd.DataFrame # From `load_results`
         if table.shape != (len(table), 4) or len(table) < 2: continue
         for by in ('srcc', 'mae'):
             at = {part: table[part][by].idxmax() if by == 'srcc' else table[part][by].idxmin() for part in ('test', 'val')}
-            kept.append(dict(criterion=by, data=about.data[run_id], overlap=about.overlap[run_id], **{part: table['test']['srcc'][epoch] for part, epoch in at.items()}))
+            kept.append(dict(criterion=by, tested=about.tested[run_id], overlap=about.overlap[run_id], **{part: table['test']['srcc'][epoch] for part, epoch in at.items()}))
     rows = []
-    for by, g in pd.DataFrame(kept, columns=['criterion', 'data', 'overlap', 'test', 'val']).groupby('criterion', sort=False):
-        e = estimate(g.test - g.val, g.data, g.overlap.mean())
+    for by, g in pd.DataFrame(kept, columns=['criterion', 'tested', 'overlap', 'test', 'val']).groupby('criterion', sort=False):
+        e = estimate(g.test - g.val, g.tested, g.overlap.mean())
         rows.append({'criterion': dict(srcc='SRCC', mae='mean absolute error')[by], 'runs': len(g), 'chosen on test': round(g.test.mean(), 4), 'chosen on validation': round(g.val.mean(), 4),
                      'optimism': signed(e['mean']), '95 % interval': from_to(e['low'], e['high'])})
     return pd.DataFrame(rows, columns=['criterion', 'runs', 'chosen on test', 'chosen on validation', 'optimism', '95 % interval']).set_index('criterion')

@@ -10,11 +10,11 @@ from itertools import product
 
 import pandas as pd
 
-from .compare import NAMES, counted, estimate, run_table, signed
+from .compare import NAMES, estimate, over, run_table, signed
 
 # %% ../nbs/21_cross.ipynb #8d6ab6db
 def cells(results, # Of `load_results`, with a plan
-          metric='srcc') -> pd.DataFrame: # One row a run and test set: trained on, tested on, at home, arm, data, split_id, seed, value, images, overlap
+          metric='srcc') -> pd.DataFrame: # One row a run and test set: trained on, tested on, at home, arm, tested, split_id, seed, value, images, overlap
     "Every final figure with the datasets that it was trained and tested on."
     final = results[results.epoch.isna() & ~results.split.isin(['', 'train', 'val'])]
     value = final[final.metric == metric].set_index(['run_id', 'split']).value
@@ -26,7 +26,7 @@ def cells(results, # Of `load_results`, with a plan
     table['tested on'] = table.split.where(table.split != 'test', about.dataset)
     table['at home'] = trained == table['tested on']
     table['trained on'] = trained.where(about.groupby(trained).arm.transform('nunique') == 1, trained + ', ' + about.arm)
-    return table.drop(columns='split').join(about[['arm', 'data', 'split_id', 'seed', 'overlap']])
+    return table.drop(columns='split').join(about[['arm', 'tested', 'split_id', 'seed', 'overlap']])
 
 # %% ../nbs/21_cross.ipynb #63616745
 def matrix(table: pd.DataFrame # Of `cells`
@@ -34,7 +34,7 @@ def matrix(table: pd.DataFrame # Of `cells`
     "Means over splits with 95 % intervals."
     rows = []
     for (train, test), g in table.groupby(['trained on', 'tested on'], sort=False):
-        found = estimate(g.value, g.data, g.overlap.mean())
+        found = estimate(g.value, g.tested, g.overlap.mean())
         rows.append({'trained on': train, 'tested on': test, **{k: found[k] for k in ('n', 'unit', 'mean', 'low', 'high')}, 'images': int(g.images.median())})
     return pd.DataFrame(rows)
 
@@ -45,7 +45,7 @@ def matrix_plot(found, # Of `matrix`
     import seaborn as sns
     order = lambda column: list(dict.fromkeys(found[column]))
     wide = found.pivot(index='trained on', columns='tested on', values='mean').loc[order('trained on'), order('tested on')]
-    words = found.apply(lambda r: f"{r['mean']:.3f}\n" + (f'{r.low:.3f} to {r.high:.3f}' if r.n >= 3 else f'no interval ({counted(r.n, r.unit)})'), axis=1)
+    words = found.apply(lambda r: f"{r['mean']:.3f}\n" + (f'{r.low:.3f} to {r.high:.3f}' if r.n >= 3 else f'no interval ({over(r.n, r.unit)})'), axis=1)
     text = found.assign(words=words).pivot(index='trained on', columns='tested on', values='words').loc[wide.index, wide.columns]
     fig, ax = plt.subplots(figsize=(2.2 + 2.2 * len(wide.columns), .9 + .8 * len(wide)), layout='constrained')
     sns.heatmap(wide, annot=text, fmt='', cmap='crest', ax=ax, cbar_kws=dict(label=f'test {NAMES[metric]}'), annot_kws=dict(size=9))
@@ -63,7 +63,7 @@ def home_differences(table: pd.DataFrame, # Of `cells`
             pairs = theirs.merge(ours[['split_id', 'seed', 'value']], on=['split_id', 'seed'], suffixes=('', '_home'))
             difference = pairs.value - pairs.value_home
             if len(pairs): rows.append(dict(by='trained on', baseline=base, other=train, metric=NAMES[metric], setting=f'tested on {test}', points=difference.tolist(),
-                                            **estimate(difference, pairs.data, pairs.overlap.mean())))
+                                            **estimate(difference, pairs.tested, pairs.overlap.mean())))
     return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'points'])
 
 # %% ../nbs/21_cross.ipynb #0222c391
@@ -73,5 +73,5 @@ def cross_line(table, # Of `cells`
     said = []
     for row in home_differences(table, metric).itertuples():
         interval = '' if row.n < 3 else f' ({signed(row.low)} to {signed(row.high)})'
-        said.append(f'{row.setting}, training on {row.other} in place of {row.baseline} changes the {row.metric} by {signed(row.mean)}{interval} over {counted(row.n, row.unit)}')
+        said.append(f'{row.setting}, training on {row.other} in place of {row.baseline} changes the {row.metric} by {signed(row.mean)}{interval} over {over(row.n, row.unit)}')
     return f"**Across**: {'; '.join(said)}." if said else '**Across**: no dataset was tested on by two trainings.'

@@ -19,7 +19,7 @@ from timeit import repeat
 import numpy as np
 import pandas as pd
 
-from .compare import NAMES, chosen_by, contrasts, counted, estimate, load_results, run_table, signed, split_means, summary_table, verdict
+from .compare import NAMES, chosen_by, contrasts, counted, estimate, load_results, over, run_table, signed, split_means, summary_table, verdict
 from .core import InputError
 from .runner import execute
 from .runs import TEST_SELECTED, Run, code_fingerprint, experiment, project_root, read_plan, write_atomically
@@ -67,11 +67,11 @@ def result_line(runs, metric='srcc') -> str: # From `run_table`
     parts = []
     for dataset, g in runs.groupby('dataset', sort=False):
         first = g[g.arm == g.arm.iloc[0]]
-        e = estimate(first[metric], first.data, first.overlap.mean())
+        e = estimate(first[metric], first.tested, first.overlap.mean())
         interval = 'no interval, which needs 3' if np.isnan(e['low']) else f"95 % interval {e['low']:.3f} to {e['high']:.3f}"
         seeds = ', seeds of a split averaged' if e['unit'] == 'split' and len(first) > e['n'] else ''
-        parts.append(f"on {dataset} the baseline {first.arm.iloc[0]} has a mean test {NAMES[metric]} of {e['mean']:.4f} over {counted(e['n'], e['unit'])}{' of one split' * (e['unit'] == 'seed')}{seeds} "
-                     f"({interval}), median {np.median(split_means(first[metric], first.data)):.4f}")
+        parts.append(f"on {dataset} the baseline {first.arm.iloc[0]} has a mean test {NAMES[metric]} of {e['mean']:.4f} over {over(e['n'], e['unit'])}{seeds} "
+                     f"({interval}), median {np.median(split_means(first[metric], first.tested)):.4f}")
     return f"**Result**: {'; '.join(parts)}."
 
 def against_line(results, metric='srcc') -> str:
@@ -92,8 +92,9 @@ def summary_lines(results, metric='srcc', last='' # The fifth sentence; '' for w
     "The report in five plain sentences: data, runs, protocol, result, and the one that this page is about."
     runs = run_table(results)
     made = (runs.code == runs.model.map(code_fingerprint)).sum()
+    splits, parts = (len(runs.drop_duplicates(['dataset', column])) for column in ('split_id', 'tested'))
     work = (f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} "
-            f"on {counted(len(runs.drop_duplicates(['dataset', 'split_id'])), 'split')} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
+            f"on {counted(splits, 'split')}{f' with only {parts} test part' + 's' * (parts > 1) if parts < splits else ''} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
             f"{made} of {len(runs)} records were made by the code as it is now.")
     return [data_line(results), work, protocol_line(runs), result_line(runs, metric), last or against_line(results, metric)]
 
@@ -112,9 +113,9 @@ def measured_rows(results) -> pd.DataFrame: # The columns of the published table
     "One row an arm: medians over its runs, as the field reports them."
     rows = []
     for (dataset, arm), g in run_table(results).groupby(['dataset', 'arm'], sort=False):
-        splits = pd.DataFrame({metric: split_means(g[metric], g.data) for metric in ('srcc', 'plcc', 'plcc_logistic')})
+        splits = pd.DataFrame({metric: split_means(g[metric], g.tested) for metric in ('srcc', 'plcc', 'plcc_logistic')})
         medians = splits.median(skipna=False)
-        protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; seeds of a split averaged), {' and '.join(chosen_by(g).unique())}"
+        protocol = f"median of {counted(len(splits), 'split')} ({counted(len(g), 'run')}; those of a split averaged), {' and '.join(chosen_by(g).unique())}"
         if others := [w.removeprefix('file: ') for w in g.weights.unique() if w.startswith('file:')]: protocol += f"; NOT THE PUBLISHED PRETRAINING ({', '.join(others)})"
         also = f'mean SRCC {np.mean(splits.srcc.to_numpy()):.4f}, PLCC after logistic fit {medians.plcc_logistic:.4f}'
         trained = ' and '.join(filter(None, [dataset, *g.get('extra', pd.Series(dtype=str)).dropna().unique()]))
@@ -171,7 +172,7 @@ def split_plot(results, published, dataset):
     "Test SRCC of every split, its seeds averaged, and the median of each arm with at least three, above the medians that others report for training and test on that dataset. None where no arm has three."
     import matplotlib.pyplot as plt
     runs = run_table(results[results.dataset == dataset])
-    arms = {arm: split_means(g.srcc, g.data) for arm, g in runs.groupby('arm', sort=False) if g.data.nunique() >= 3}
+    arms = {arm: split_means(g.srcc, g.tested) for arm, g in runs.groupby('arm', sort=False) if g.tested.nunique() >= 3}
     if not arms: return None
     reported = published[(published.dataset == dataset) & (published.train_dataset == dataset) & (published.srcc >= min(s.min() for s in arms.values()))].sort_values('srcc', ascending=False)
     names = [*arms, *reported.model]
@@ -250,7 +251,7 @@ def provenance_table(results) -> pd.DataFrame: # Index run_id
     shown = runs[['arm', 'dataset', 'split_id', 'seed']].assign(**{'best epoch': runs.best_epoch.astype(int), 'epochs': runs.epochs_run.astype(int),
                                                                    'minutes': (runs.seconds / 60).round(1), 'code': runs.code})
     shown['made by the present code'] = np.where(runs.code == now, 'yes', 'NO, it is now ' + now)
-    return shown.join(runs[['data', 'weights', 'torch', 'timm', 'hardware', 'finished']])
+    return shown.join(runs[['data', 'tested', 'weights', 'torch', 'timm', 'hardware', 'finished']])
 
 def split_common(table) -> tuple: # (one row a common fact, the rest of the table)
     "Take what is the same in all rows out of a table, so that the rest fits a page."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWNERS_NAMES', 'execute', 'named_values', 'run_manifest', 'on_scale', 'run_images', 'run_model', 'untrained',
            'run_solver', 'run_scores', 'shared_training', 'take_over', 'short_name', 'Outcome', 'save_outcome',
-           'train_run', 'epochs_to_train', 'epochs_written', 'EpochBar', 'run_plan', 'run_command']
+           'train_run', 'epochs_to_train', 'epochs_written', 'EpochBar', 'run_plan', 'one_test_part', 'run_command']
 
 # %% ../nbs/12_runner.ipynb #26e6258c
 import argparse
@@ -296,6 +296,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     print(f"{len(planned)} run{'s' * (len(planned) != 1)} in {Path(plan).name}, {len(planned) - len(missing)} done, {len(missing)} to do.")
     collect(plan, results)
     if not missing: return failed
+    for line in one_test_part(planned, data_dir): print(line)
     bar = EpochBar(missing, results)
     for number, p in enumerate(missing, 1):
         finished = Event()
@@ -309,6 +310,21 @@ def run_plan(plan, results, # The plan's file; the folder of its records
         collect(plan, results)
     bar.bar.close()
     return failed
+
+# %% ../nbs/12_runner.ipynb #b8d76678
+def one_test_part(planned: list, data_dir='') -> list: # Of `PlannedRun`; of str
+    "A sentence for each dataset of which a plan has several splits and the owner's files fix one test part."
+    from hyperiqa_nb.datasets import load_dataset
+    splits, lines = {}, []
+    for p in planned:
+        if p.run.split_scheme != 'random': splits.setdefault((p.run.dataset, p.run.dataset_options), set()).add(p.run.split_id)
+    for (name, options), ids in splits.items():
+        if len(ids) == 1: continue
+        try: manifest = load_dataset(name, data_dir, **named_values(options, 'dataset_options'))
+        except InputError: continue # The run itself will say so
+        if (manifest.table.split != '').any():
+            lines.append(f"Splits {', '.join(map(str, sorted(ids)))} of {name} have the owner's test part in common: intervals over them will say nothing of other photographs. The column split_scheme with 'random' draws a test part for each.")
+    return lines
 
 # %% ../nbs/12_runner.ipynb #336980b9
 def run_command(argv=None):

@@ -6,8 +6,8 @@
 __all__ = ['TEST_SELECTED', 'ORIGINAL', 'RECIPES', 'PACKAGE', 'NUMERIC', 'OWN', 'RECORD', 'SHOWN', 'PROVENANCE', 'FACTS',
            'COLUMNS', 'cast', 'Run', 'plain_name', 'plain_names', 'recipe', 'PlannedRun', 'plan_rows', 'planned_run',
            'read_plan', 'syntax', 'code_fingerprint', 'environment', 'project_root', 'experiment', 'write_atomically',
-           'record_folder', 'Record', 'is_done', 'record_facts', 'copy_record', 'made_by', 'tidy', 'own_images',
-           'collect']
+           'record_folder', 'Record', 'is_done', 'record_facts', 'copy_record', 'made_by', 'tidy', 'test_part',
+           'own_images', 'collect']
 
 # %% ../nbs/11_runs.ipynb #bc3e0e33
 import ast
@@ -348,14 +348,15 @@ def made_by(results, run_id) -> str:
 
 # %% ../nbs/11_runs.ipynb #42293298
 SHOWN = ['dataset', 'split_id', 'seed', 'model', 'backbone', 'fusion', 'ranking_loss_alpha', 'select_on', 'select_by']
-PROVENANCE = ['note', 'weights', 'code', 'commit', 'data', 'torch', 'timm', 'hardware', 'finished']
+PROVENANCE = ['note', 'weights', 'code', 'commit', 'data', 'tested', 'torch', 'timm', 'hardware', 'finished']
 FACTS = dict(parameters='parameter_count', seconds='seconds', cpu_seconds='cpu_seconds', best_epoch='best_epoch', epochs_run='epochs_run')
 COLUMNS = ['run_id', 'arm', *SHOWN, 'test_crops', 'split', 'epoch', 'metric', 'value', *PROVENANCE]
 
 def tidy(planned: PlannedRun, results):
     "The rows of one finished run, as a table."
     import pandas as pd
-    folder, facts = record_folder(results, planned.run_id), record_facts(planned.run, results)
+    folder = record_folder(results, planned.run_id)
+    facts = record_facts(planned.run, results) | dict(tested=test_part(folder))
     final = pd.read_csv(folder/'metrics.csv')
     history = pd.read_csv(folder/'history.csv').melt('epoch', var_name='metric')
     history['split'] = 'train'
@@ -371,6 +372,12 @@ def tidy(planned: PlannedRun, results):
     if planned.run.model in OWN: rows['fusion'] = ''
     rows['note'] = '; '.join(filter(None, [facts.get('note', ''), planned.run.caution]))
     return rows.reindex(columns=COLUMNS)
+
+def test_part(folder) -> str: # Of a record
+    "12 hex digits that stand for the test photographs of a run, by their names."
+    import pandas as pd
+    names = pd.read_csv(folder/'predictions.csv').query("split == 'test'").image
+    return hashlib.sha256('\n'.join(sorted(names)).encode()).hexdigest()[:12]
 
 def own_images(run: Run, folder, images: dict) -> dict: # Split to photographs; those of the datasets in `extra` are apart
     "How many photographs of its own dataset a run was trained on, from the names in its predictions."
