@@ -126,9 +126,9 @@ class MANIQA(nn.Module):
     @staticmethod
     def convert(tensors: dict # State dict
                ): # (tensors under our names, config), None for any other program's or our own
-        "Translate a state dict that the original MANIQA saved, without what it never uses."
+        "Translate a state dict that the original MANIQA saved, without what it never uses, so that it scores on 0-100."
         if not {'vit.cls_token', 'tablock1.0.c_q.weight'} <= tensors.keys(): return None
-        return {_rename(key): tensor for key, tensor in tensors.items() if not re.match(_UNUSED, key)}, dict(model='maniqa', backbone=PUBLISHED)
+        return {_rename(key): tensor * 100 if key.startswith('fc_score.3.') else tensor for key, tensor in tensors.items() if not re.match(_UNUSED, key)}, dict(model='maniqa', backbone=PUBLISHED)
 
 _UNUSED = r'vit\.(blocks\.1[01]|norm|head)\.|swintransformer\d\.downsample\.|.*\.(relative_position_index|attn_mask)$'
 _PARTS = dict(tablock='attention', conv='reduce', swintransformer='swin')
