@@ -68,7 +68,7 @@ def judge(claims: pd.DataFrame, # From `load_claims`
             elif np.isnan(row['low']): verdict = 'too few runs for an interval'
             else: verdict = judge_interval(row['low'], row['high'], claim.direction, claim.margin)
             rows.append(about | row | dict(verdict=verdict))
-    return pd.DataFrame(rows, columns=['claim', 'by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap', 'mixed', 'direction', 'margin', 'verdict'])
+    return pd.DataFrame(rows, columns=['claim', 'by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'arms', 'overlap', 'mixed', 'direction', 'margin', 'verdict'])
 
 # %% ../nbs/19_claims.ipynb #d26e8e80
 def verdict_table(verdicts: pd.DataFrame # From `judge`

@@ -140,7 +140,7 @@ def paired_differences(results, by, # 'arm', or the run parameter that tells the
     a, b = runs[runs[by] == baseline], runs[runs[by] == other]
     for side, value in ((a, baseline), (b, other)):
         if side.duplicated(keys).any(): raise InputError(f"{by} {value} has several runs on one split with one seed; they cannot be paired.")
-    pairs = a[[*keys, 'tested', 'overlap', 'code', metric]].merge(b[[*keys, 'code', metric]], on=keys, suffixes=('_baseline', '_other'))
+    pairs = a[[*keys, 'arm', 'tested', 'overlap', 'code', metric]].merge(b[[*keys, 'arm', 'code', metric]], on=keys, suffixes=('_baseline', '_other'))
     return pairs.assign(difference=pairs[f'{metric}_other'] - pairs[f'{metric}_baseline'], mixed=pairs.code_other != pairs.code_baseline).drop(columns=['code_baseline', 'code_other'])
 
 # %% ../nbs/13_compare.ipynb #b76fae21
@@ -150,13 +150,13 @@ def contrasts(results, by, baseline, others, # As in `paired_differences`; `othe
     rows, name = [], lambda value: f'{value}' if value == value and value != '' else 'none'
     for other in others:
         pairs = paired_differences(results, by, baseline, other, metric)
-        about = dict(by=NAMES.get(by, by), baseline=name(baseline), other=name(other), metric=NAMES[metric], setting='', n=0, points=[])
+        about = dict(by=NAMES.get(by, by), baseline=name(baseline), other=name(other), metric=NAMES[metric], setting='', n=0, points=[], arms=[])
         if pairs.empty: rows.append(about)
         varying = [k for k in Run.names() if k in pairs and k not in ('split_id', 'seed') and pairs[k].nunique() > 1]
         for values, g in pairs.groupby(['dataset', *varying], sort=False):
             setting = ', '.join(f'{NAMES.get(k, k)} {v}' for k, v in zip(varying, values[1:]))
-            rows.append(about | dict(setting=setting, points=g.difference.tolist(), overlap=g.overlap.mean(), mixed=int(g.mixed.sum())) | estimate(g.difference, g.tested, g.overlap.mean()))
-    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'overlap', 'mixed'])
+            rows.append(about | dict(setting=setting, points=g.difference.tolist(), arms=list(dict.fromkeys(zip(g.arm_baseline, g.arm_other))), overlap=g.overlap.mean(), mixed=int(g.mixed.sum())) | estimate(g.difference, g.tested, g.overlap.mean()))
+    return pd.DataFrame(rows, columns=['by', 'baseline', 'other', 'metric', 'setting', 'n', 'unit', 'mean', 'low', 'high', 'p', 'points', 'arms', 'overlap', 'mixed'])
 
 # %% ../nbs/13_compare.ipynb #c43bef87
 def ladder(results, metric='srcc') -> pd.DataFrame: # As `contrasts` gives it, one row a step

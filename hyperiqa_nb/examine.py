@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['test_scores', 'curve_plot', 'error_table', 'photo_scores', 'error_plot', 'error_line', 'failures',
-           'pooled_difference', 'pooled_table', 'gmad_pairs', 'both_ways', 'rivals', 'gmad_line', 'show_rows']
+           'pooled_difference', 'pooled_table', 'pooled_claims', 'gmad_pairs', 'both_ways', 'rivals', 'gmad_line',
+           'show_rows']
 
 # %% ../nbs/20_examine.ipynb #bbd3ac52
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .claims import claimed, compared, judge_interval
 from .compare import counted, from_to, signed, verdict
 from .core import InputError, pick
 from .metrics import fit_logistic
@@ -137,6 +139,19 @@ def pooled_table(table, # Of `test_scores`
     rows = {arm: pooled_difference(table, arm, baseline, margin=margin) for arm in others}
     return pd.DataFrame({arm: {'difference in SRCC': signed(r['value']), '95 % interval': from_to(r['low'], r['high']) + f" ({counted(r['contents'], 'content')})" * bool(np.isnan(r['low'])), f'verdict (margin {margin:g})': r['verdict'], 'splits': r['splits'], 'photographs': r['photographs']}
                          for arm, r in rows.items()}).T.rename_axis('arm')
+
+# %% ../nbs/20_examine.ipynb #ac45babe
+def pooled_claims(verdicts: pd.DataFrame, # From `judge`
+                  table: pd.DataFrame # Of `test_scores`
+                 ) -> pd.DataFrame: # Index claim: compared, to bear it out, difference in SRCC, 95 % interval, with these trainings
+    "`pooled_difference` for the arms that each claim compares, judged by the claim's direction and margin."
+    rows = []
+    for v in verdicts[verdicts.n > 0].itertuples():
+        for baseline, arm in v.arms:
+            found = pooled_difference(table, arm, baseline)
+            said = 'too few contents for an interval' if np.isnan(found['low']) else judge_interval(found['low'], found['high'], v.direction, v.margin)
+            rows.append({'claim': v.claim, 'compared': compared(v), 'to bear it out': claimed(v), 'difference in SRCC': signed(found['value']), '95 % interval': from_to(found['low'], found['high']), 'with these trainings': said})
+    return pd.DataFrame(rows, columns=['claim', 'compared', 'to bear it out', 'difference in SRCC', '95 % interval', 'with these trainings']).set_index('claim')
 
 # %% ../nbs/20_examine.ipynb #d6396a00
 def gmad_pairs(table, # Of `test_scores`
