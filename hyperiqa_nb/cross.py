@@ -10,7 +10,7 @@ from itertools import product
 
 import pandas as pd
 
-from .compare import NAMES, estimate, over, run_table, signed
+from .compare import NAMES, estimate, from_to, over, run_table, signed
 
 # %% ../nbs/21_cross.ipynb #8d6ab6db
 def cells(results, # Of `load_results`, with a plan
@@ -72,6 +72,6 @@ def cross_line(table, # Of `cells`
     "The matrix in a sentence."
     said = []
     for row in home_differences(table, metric).itertuples():
-        interval = '' if row.n < 3 else f' ({signed(row.low)} to {signed(row.high)})'
+        interval = '' if row.n < 3 else f' ({from_to(row.low, row.high)})'
         said.append(f'{row.setting}, training on {row.other} in place of {row.baseline} changes the {row.metric} by {signed(row.mean)}{interval} over {over(row.n, row.unit)}')
     return f"**Across**: {'; '.join(said)}." if said else '**Across**: no dataset was tested on by two trainings.'

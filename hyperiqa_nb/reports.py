@@ -93,8 +93,9 @@ def summary_lines(results, metric='srcc', last='' # The fifth sentence; '' for w
     runs = run_table(results)
     made = (runs.code == runs.model.map(code_fingerprint)).sum()
     splits, parts = (len(runs.drop_duplicates(['dataset', column])) for column in ('split_id', 'tested'))
+    shared = f" with only {counted(parts, 'test part')}" if parts < splits else ''
     work = (f"**Runs**: {counted(len(runs), 'run')} of {counted(runs.arm.nunique(), 'arm')} "
-            f"on {counted(splits, 'split')}{f' with only {parts} test part' + 's' * (parts > 1) if parts < splits else ''} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
+            f"on {counted(splits, 'split')}{shared} with {counted(runs.seed.nunique(), 'seed')}, {counted(round(runs.seconds.sum() / 60), 'minute')}; "
             f"{made} of {len(runs)} records were made by the code as it is now.")
     return [data_line(results), work, protocol_line(runs), result_line(runs, metric), last or against_line(results, metric)]
 

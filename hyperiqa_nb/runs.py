@@ -356,8 +356,8 @@ def tidy(planned: PlannedRun, results):
     "The rows of one finished run, as a table."
     import pandas as pd
     folder = record_folder(results, planned.run_id)
-    facts = record_facts(planned.run, results) | dict(tested=test_part(folder))
-    final = pd.read_csv(folder/'metrics.csv')
+    final, predictions = (pd.read_csv(folder/f'{name}.csv') for name in ('metrics', 'predictions'))
+    facts = record_facts(planned.run, results) | dict(tested=test_part(predictions))
     history = pd.read_csv(folder/'history.csv').melt('epoch', var_name='metric')
     history['split'] = 'train'
     for judged in ('val', 'test', *planned.run.cross_datasets):
@@ -365,7 +365,7 @@ def tidy(planned: PlannedRun, results):
         history.loc[ours, ['split', 'test_crops']] = judged, planned.run.training.test_crops
         history.loc[ours, 'metric'] = history.metric[ours].str.removeprefix(f'{judged}_')
     about = pd.DataFrame([dict(metric=name, value=facts[key]) for name, key in FACTS.items()]
-                         + [dict(metric='images', split=split, value=n) for split, n in own_images(planned.run, folder, facts['images']).items()])
+                         + [dict(metric='images', split=split, value=n) for split, n in own_images(planned.run, predictions, facts['images']).items()])
     rows = pd.concat([final, history, about], ignore_index=True)
     rows = rows.assign(run_id=planned.run_id, arm=planned.arm, **{k: planned.parameters[k] for k in SHOWN}, **{k: facts.get(k, '') for k in PROVENANCE})
     rows['backbone'] = facts.get('backbone', planned.run.backbone)
@@ -373,17 +373,15 @@ def tidy(planned: PlannedRun, results):
     rows['note'] = '; '.join(filter(None, [facts.get('note', ''), planned.run.caution]))
     return rows.reindex(columns=COLUMNS)
 
-def test_part(folder) -> str: # Of a record
+def test_part(predictions) -> str: # As a record has them
     "12 hex digits that stand for the test photographs of a run, by their names."
-    import pandas as pd
-    names = pd.read_csv(folder/'predictions.csv').query("split == 'test'").image
+    names = predictions.query("split == 'test'").image
     return hashlib.sha256('\n'.join(sorted(names)).encode()).hexdigest()[:12]
 
-def own_images(run: Run, folder, images: dict) -> dict: # Split to photographs; those of the datasets in `extra` are apart
+def own_images(run: Run, predictions, images: dict) -> dict: # Split to photographs; those of the datasets in `extra` are apart
     "How many photographs of its own dataset a run was trained on, from the names in its predictions."
-    import pandas as pd
     if not run.extra: return images
-    trained = pd.read_csv(folder/'predictions.csv').query("split == 'train'").image
+    trained = predictions.query("split == 'train'").image
     added = int(trained.str.startswith(tuple(f'{name}/' for name in run.extra_datasets)).sum())
     return images | dict(train=images['train'] - added, extra=added)
 
