@@ -61,6 +61,7 @@ class ImageSet:
 
     def __len__(self): return len(self.names)
 
+# %% ../nbs/03_crops.ipynb #ef091319
 class PixelStore:
     "Keeps arrays of uint8: in memory up to a limit, and from there on in a temporary file that vanishes with them."
     def __init__(self, limit=None): # Bytes of memory; None for half of what is free now
@@ -87,6 +88,7 @@ class PixelStore:
         written = np.memmap(self.file, np.uint8, 'r') if self.end else None
         return [k if isinstance(k, np.ndarray) else written[k[0]:k[0]+prod(k[1])].reshape(k[1]) for k in kept]
 
+# %% ../nbs/03_crops.ipynb #81bc0004
 def load_images(manifest: Manifest, # Rows to decode
                 crop_size=224, # Pixels: smaller photographs are enlarged to this
                 progress=True, # Show a bar
@@ -122,6 +124,7 @@ def parse_crops(test_crops, # 'center', 'grid9', 'random20' or 'whole'; with '+f
     if count < 1: raise InputError(f"test_crops '{test_crops}': at least one crop is needed.")
     return mode, count, boxes != str(test_crops)
 
+# %% ../nbs/03_crops.ipynb #e278615c
 def crop_boxes(height, width, # Of the photograph, in pixels
                test_crops='grid9', # See `parse_crops`
                size=224, # Of a crop, in pixels
@@ -139,6 +142,7 @@ def crop_boxes(height, width, # Of the photograph, in pixels
     else: corners = np.random.default_rng([seed, zlib.crc32(name.encode())]).integers(0, [down+1, right+1], (count, 2)).tolist()
     return [(top, left, size, size) for top, left in corners]
 
+# %% ../nbs/03_crops.ipynb #66e2c03e
 def test_views(pixels: np.ndarray, # (H, W, 3)
                test_crops='grid9', size=224, name='', seed=42, # See `crop_boxes`
     ) -> list: # Of arrays (height, width, 3)

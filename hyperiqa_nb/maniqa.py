@@ -82,6 +82,7 @@ def _stage(channels, width, mlp_width, grid, scale):
     attention = nn.Sequential(TransposedAttention(grid ** 2), TransposedAttention(grid ** 2))
     return nn.Sequential(OrderedDict(attention=attention, reduce=nn.Conv2d(channels, width, 1), swin=ScaleSwin(width, grid, mlp_width, scale)))
 
+# %% ../nbs/06c_maniqa.ipynb #f39b7d93
 class MANIQA(nn.Module):
     "MANIQA on any timm backbone; on ViT-B/8 the published model without the layers that it never uses."
     def __init__(self, backbone: str = PUBLISHED, # Any timm model
@@ -130,6 +131,7 @@ class MANIQA(nn.Module):
         if not {'vit.cls_token', 'tablock1.0.c_q.weight'} <= tensors.keys(): return None
         return {_rename(key): tensor * 100 if key.startswith('fc_score.3.') else tensor for key, tensor in tensors.items() if not re.match(_UNUSED, key)}, dict(model='maniqa', backbone=PUBLISHED)
 
+# %% ../nbs/06c_maniqa.ipynb #01eb90e9
 _UNUSED = r'vit\.(blocks\.1[01]|norm|head)\.|swintransformer\d\.downsample\.|.*\.(relative_position_index|attn_mask)$'
 _PARTS = dict(tablock='attention', conv='reduce', swintransformer='swin')
 

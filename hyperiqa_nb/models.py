@@ -45,6 +45,7 @@ def hyperiqa_resnet50(backbone='resnet50', use_multiscale=False, fusion_widths=(
     "HyperIQA as published; `options` are `HyperNet`'s."
     return HyperNet(backbone, use_multiscale=use_multiscale, fusion_widths=fusion_widths, **options)
 
+# %% ../nbs/07_models.ipynb #31563898
 @register_model
 def linear(backbone='tf_efficientnet_lite0', **options) -> LinearIQA:
     "A linear layer on the pooled last map; `options` are `LinearIQA`'s."
@@ -123,6 +124,7 @@ def _rename(key):
         if found := re.match(pattern, key): return new.format(*(int(n) - 1 for n in found.groups())) + key[found.end():]
     return key
 
+# %% ../nbs/07_models.ipynb #eebb164f
 def convert_hyperiqa(tensors: dict # State dict of the original HyperIQA (ResNet-50) or of its Swin variant
                     ): # (tensors under our names, config), None for any other state dict
     "Translate a state dict that the original programs saved."
@@ -137,6 +139,7 @@ def convert_hyperiqa(tensors: dict # State dict of the original HyperIQA (ResNet
                       fusion='single' if single else 'attention' if attention else 'concat')
     return {_rename(k): v for k, v in tensors.items() if not k.endswith(('relative_position_index', 'attn_mask'))}, config
 
+# %% ../nbs/07_models.ipynb #c307c086
 ORIGINALS = dict(HyperIQA=convert_hyperiqa, DBCNN=DBCNN.convert, MANIQA=MANIQA.convert)
 
 def convert_original(tensors: dict # State dict
@@ -162,6 +165,7 @@ def _read(path):
     program, tensors, config = found
     return tensors, dict(config=config, facts=dict(source=f'original {program}', score_shift=0., score_scale=1.))
 
+# %% ../nbs/07_models.ipynb #a00fbc12
 def _fill(model, tensors, config, path):
     plain = lambda value: value.split('.')[0] if isinstance(value, str) else value # A backbone's name without the tag of its weights
     reasons = [f"{k} is {config[k]} in the file and {model.config[k]} in the model" for k in sorted({*config, *model.config} - {'model', 'drop_path_rate', 'dropout'})
@@ -177,6 +181,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict: # The facts tha
     _fill(model, tensors, record['config'], path)
     return record['facts']
 
+# %% ../nbs/07_models.ipynb #c6c381ae
 def load_model(path: str | Path) -> nn.Module: # In eval mode, with the saved facts as `model.facts`
     "The model that a checkpoint holds, built from the configuration in the file."
     tensors, record = _read(path)

@@ -77,6 +77,7 @@ def recorded(results, dataset, split_id): # Folder with runs/; which runs
         if (run.dataset, run.split_id) == (dataset, split_id): found[name] = read_predictions(path.parent/'predictions.csv', 'test')
     return found
 
+# %% ../nbs/18_predictions.ipynb #94891836
 def compare_command(argv=None):
     "`hyperiqa_compare`: files of predictions, and the recorded runs of a split, in one paired table."
     parser = argparse.ArgumentParser(prog='hyperiqa_compare', description="Compare predictions on the same test images. Files have the columns 'image' and 'prediction'; "

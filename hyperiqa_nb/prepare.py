@@ -31,13 +31,17 @@ def file_hash(path) -> str:
 
 def inspect_image(path) -> dict: # width and height in pixels, upright; sha256 in hex digits; problem, '' for none
     "Decode one photograph whole and take the hash of its file."
+    from PIL import Image
     from hyperiqa_nb.crops import load_image
     path = Path(path)
     if not path.is_file(): return dict(problem='missing')
-    try: height, width, _ = load_image(path).shape
+    try:
+        height, width, _ = load_image(path).shape
+        with Image.open(path) as image: mode = image.mode
     except InputError as error: return dict(problem=str(error).removeprefix(f'{path}: '))
     except Exception as error: # Decoders raise all sorts of things, and one file must not end a check of thousands
         return dict(problem=f'cannot be decoded ({type(error).__name__}: {error})')
+    if mode.startswith(('I', 'F')): return dict(problem=f'grey values of more than 8 bits (mode {mode}) are clipped to white: save it with 8 bits a channel')
     return dict(width=width, height=height, sha256=file_hash(path), problem='')
 
 # %% ../nbs/15_prepare.ipynb #462bc59f

@@ -301,6 +301,7 @@ def tidy_notebook(path):
         cell.id = f'cell-{number}'
     write_atomically(Path(path), nbformat.writes(book) + '\n')
 
+# %% ../nbs/14_reports.ipynb #9bd40858
 def write_report(name, # Of an experiment notebook: 'ablation', 'sota', 'claims', 'examine' or 'cross'
                  out, # Folder of the report
                  parameters: dict, page='' # Name of the page, '' for the notebook's

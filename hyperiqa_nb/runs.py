@@ -300,6 +300,7 @@ def record_folder(results, run_id) -> Path:
     "Where the record of a run lies under `results`."
     return Path(results)/'runs'/run_id
 
+# %% ../nbs/11_runs.ipynb #1257a13a
 class Record:
     "Writes the record of a run into its `record_folder`."
     def __init__(self, run: Run, results):
@@ -373,6 +374,7 @@ def tidy(planned: PlannedRun, results):
     rows['note'] = '; '.join(filter(None, [facts.get('note', ''), planned.run.caution]))
     return rows.reindex(columns=COLUMNS)
 
+# %% ../nbs/11_runs.ipynb #967ce61a
 def test_part(predictions) -> str: # As a record has them
     "12 hex digits that stand for the test photographs of a run, by their names."
     names = predictions.query("split == 'test'").image
@@ -385,6 +387,7 @@ def own_images(run: Run, predictions, images: dict) -> dict: # Split to photogra
     added = int(trained.str.startswith(tuple(f'{name}/' for name in run.extra_datasets)).sum())
     return images | dict(train=images['train'] - added, extra=added)
 
+# %% ../nbs/11_runs.ipynb #ffd08c68
 def collect(plan, results):
     "Write `results/results.csv` with all finished runs of a plan, and give the table back."
     import pandas as pd

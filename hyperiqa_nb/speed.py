@@ -134,6 +134,7 @@ def as_original(model: HyperNet):
     model.lda.forward, model.target.forward = local, grouped_target
     return model.to(memory_format=torch.contiguous_format)
 
+# %% ../nbs/22_speed.ipynb #b5c75229
 def _solver(name, batch_size, size, precision, plain, options):
     "A solver whose photographs are noise of the size of a crop."
     rng, n = np.random.default_rng(0), max(batch_size, 8)
@@ -165,6 +166,7 @@ def backbone_step(name, batch_size=16, size=224, precision='auto', plain=False, 
             optimizer.zero_grad()
     return step
 
+# %% ../nbs/22_speed.ipynb #b73d563a
 def step_arms(name, precision='auto', **sizes) -> dict: # See `whole_step`
     "Both steps, as the original would run them and as we do."
     return {f'{part}{how}': make(name, precision=p, plain=plain, **sizes)
@@ -205,6 +207,7 @@ def ceiling(device, precision='fp32', side=2048) -> float: # Multiplications and
     matrix = torch.rand(side, side, device=device).to(PRECISIONS[precision])
     return side ** 3 / min(repeat(lambda: (matrix @ matrix)[0, 0].item(), number=1, repeat=5)) / 1e9
 
+# %% ../nbs/22_speed.ipynb #c8cf2109
 def fresh_python(code) -> str: # What it printed
     "Run a piece of code in a process of its own."
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
@@ -226,6 +229,7 @@ def _peak(name, batch_size, size, precision, **options):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(peak)
 
+# %% ../nbs/22_speed.ipynb #9d0d13ba
 def model_costs(name, batch_size=16, size=224, precision='auto', rounds=3, **options) -> dict: # See `whole_step`
     "What a model is and costs: size, multiplications, training and test speed, memory, and what share of the machine's arithmetic it uses."
     model = create_model(name, **options).eval()
