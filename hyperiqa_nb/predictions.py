@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .core import InputError
-from .runs import Run, plain_name
+from .runs import Run, check_folder, plain_name
 
 # %% ../nbs/18_predictions.ipynb #83982673
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
@@ -92,7 +92,7 @@ def compare_command(argv=None):
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     args = parser.parse_args(argv)
     try:
-        if args.out and not Path(args.out).absolute().parent.is_dir(): raise InputError(f"There is no folder for the table {args.out}: make it first.")
+        if args.out: check_folder(args.out)
         from hyperiqa_nb.runner import run_manifest
         dataset = plain_name(args.dataset)
         manifest = run_manifest(Run(dataset=dataset, split_id=args.split_id), args.data_dir).subset('test')

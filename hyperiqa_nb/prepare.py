@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .core import InputError
+from .runs import check_folder
 
 # %% ../nbs/15_prepare.ipynb #8cb20098
 def file_hash(path) -> str:
@@ -294,7 +295,7 @@ def prepare_command(argv=None):
     parser.add_argument('--yes', action='store_true', help="accept the owner's terms without being asked")
     args = parser.parse_args(argv)
     try:
-        if args.report and not Path(args.report).absolute().parent.is_dir(): raise InputError(f"There is no folder for the report {args.report}.")
+        if args.report: check_folder(args.report)
         if args.dataset in CHECKPOINTS and not args.download: raise InputError(f"{args.dataset} is a checkpoint, and there is nothing to check: pass --download to fetch it.")
         if args.download:
             from hyperiqa_nb.datasets import dataset_folder, dataset_name

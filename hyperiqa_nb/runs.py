@@ -6,8 +6,8 @@
 __all__ = ['TEST_SELECTED', 'ORIGINAL', 'RECIPES', 'PACKAGE', 'NUMERIC', 'OWN', 'RECORD', 'SHOWN', 'PROVENANCE', 'FACTS',
            'COLUMNS', 'cast', 'Run', 'plain_name', 'plain_names', 'recipe', 'PlannedRun', 'plan_rows', 'planned_run',
            'read_plan', 'syntax', 'code_fingerprint', 'environment', 'project_root', 'experiment', 'write_atomically',
-           'record_folder', 'Record', 'is_done', 'record_facts', 'copy_record', 'made_by', 'tidy', 'test_part',
-           'own_images', 'collect']
+           'check_folder', 'record_folder', 'Record', 'is_done', 'record_facts', 'copy_record', 'made_by', 'tidy',
+           'test_part', 'own_images', 'collect']
 
 # %% ../nbs/11_runs.ipynb #bc3e0e33
 import ast
@@ -295,6 +295,10 @@ def write_atomically(path: Path, text: str):
     partial = path.with_name(path.name + '.partial')
     partial.write_text(text, encoding='utf-8')
     os.replace(partial, path)
+
+def check_folder(path):
+    "An `InputError` where the folder of a file that is to be written is missing: to be called before the work, not after it."
+    if not Path(path).absolute().parent.is_dir(): raise InputError(f"There is no folder for {path}: make it first.")
 
 def record_folder(results, run_id) -> Path:
     "Where the record of a run lies under `results`."

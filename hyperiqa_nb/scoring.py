@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .core import InputError
-from .runs import PACKAGE, Run, write_atomically
+from .runs import PACKAGE, Run, check_folder, write_atomically
 
 # %% ../nbs/23_scoring.ipynb #85aefe74
 def find_photographs(paths # Files and folders
@@ -108,7 +108,7 @@ def score_command(argv=None):
     args = parser.parse_args(argv)
     try:
         if args.out and Path(args.out).suffix not in ('.csv', '.json'): raise InputError(f"--out {args.out} must end in .csv or .json.")
-        if args.out and not Path(args.out).absolute().parent.is_dir(): raise InputError(f"There is no folder for the table {args.out}: make it first.")
+        if args.out: check_folder(args.out)
         paths = find_photographs(args.photographs)
         from hyperiqa_nb.crops import parse_crops
         from hyperiqa_nb.models import load_model
