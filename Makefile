@@ -8,7 +8,7 @@ SHELL = /bin/bash
 .PHONY: help install report test lab speed export readme
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { print $$1 "\t" $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## Build the environment in .venv
 $(VENV)/.installed: settings.ini setup.py
