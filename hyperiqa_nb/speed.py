@@ -20,6 +20,7 @@ from timeit import repeat
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from scipy.stats import linregress, quantile_test
 from torch.nn import functional as F
@@ -112,8 +113,9 @@ def grouped_target(x, layers): # As `TargetNet`
 
 def target_arms(batch_size=96) -> dict:
     "Forward and backward pass of the target networks of a batch, both ways."
-    features = torch.randn(batch_size, 224, requires_grad=True)
-    layers = [(weight.detach().requires_grad_(), bias.detach().requires_grad_()) for weight, bias in HyperHeads()(torch.rand(batch_size, 112, 7, 7))]
+    device = Accelerator().device
+    features = torch.randn(batch_size, 224, device=device, requires_grad=True)
+    layers = [(weight.detach().requires_grad_(), bias.detach().requires_grad_()) for weight, bias in HyperHeads().to(device)(torch.rand(batch_size, 112, 7, 7, device=device))]
     inputs = [features, *(tensor for pair in layers for tensor in pair)]
     return {name: lambda target=target: torch.autograd.grad(target(features, layers).sum(), inputs)
             for name, target in {'grouped convolution': grouped_target, 'batched matrices': TargetNet()}.items()}
@@ -232,8 +234,8 @@ def _peak(name, batch_size, size, precision, **options):
 # %% ../nbs/22_speed.ipynb #9d0d13ba
 def model_costs(name, batch_size=16, size=224, precision='auto', rounds=3, **options) -> dict: # See `whole_step`
     "What a model is and costs: size, multiplications, training and test speed, memory, and what share of the machine's arithmetic it uses."
-    model = create_model(name, **options).eval()
-    device = next(model.parameters()).device
+    device = Accelerator().device
+    model = create_model(name, **options).eval().to(device)
     precision, crops = precision_on(device, precision), torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     @torch.inference_mode()
     def score(count=batch_size):
