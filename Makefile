@@ -17,24 +17,22 @@ $(VENV)/.installed: settings.ini setup.py
 		| grep --line-buffered -oE '^ *(Downloading|Using cached|Building|Installing|Successfully) .{1,90}'
 	touch $@
 
-report: install  ## Train the demo's runs and write their report: reports/demo
+report: install  ## Train the demo's runs and write their reports, notebooks and HTML: reports/demo
 	$(BIN)/hyperiqa_run reports/plans/demo.csv
 	$(BIN)/hyperiqa_report reports/plans/demo.csv
 
-test: install  ## Run every page and check the generated files, in a copy of this folder
+test: install  ## Run every page and all checks, in copies of this folder
 	@$(BIN)/python .ci/test.py
 
 lab: install  ## Read and run the pages in JupyterLab
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb
 
 speed: install  ## Measure how fast everything is on this machine: reports/speed, about 15 minutes with nothing else running
-	$(BIN)/python -c "from hyperiqa_nb.reports import write_report; print('Report:', write_report('speed', 'reports/speed', {}))"
+	$(BIN)/python -c "from hyperiqa_nb.evidence import write_report; print('Report:', write_report('speed', 'reports/speed', {}))"
 
-export: install  ## Write hyperiqa_nb/*.py from the pages, and clean the pages
+export: install  ## Write hyperiqa_nb/*/*.py from the pages, and clean the pages
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 
 readme: install  ## Write README.md from nbs/index.ipynb
-	$(BIN)/jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
-		--NbConvertApp.output_files_dir=nbs/images --RegexRemovePreprocessor.patterns='^#\|\s*hide' \
-		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=hide_input
+	$(BIN)/python .ci/readme.py

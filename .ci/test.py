@@ -1,26 +1,21 @@
-"""The checks behind `make test`, each in processes of its own and in copies of the project, so that the project is never touched.
+"""The checks behind `make test`, each in processes of its own and in a copy of the project, which is never touched.
 
-    .venv/bin/python .ci/test.py               all checks, one after the other
-    .venv/bin/python .ci/test.py 08 README     those whose name holds one of these words
-    .venv/bin/python .ci/test.py --jobs 2      two at a time
+    .venv/bin/python .ci/test.py              all checks
+    .venv/bin/python .ci/test.py models       the pages of one part (or checks, or guides)
+    .venv/bin/python .ci/test.py 02_fusion    those whose name holds these words: one page, 'README', 'links', ...
+    .venv/bin/python .ci/test.py --list       their names
 """
 import argparse
 import csv
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from difflib import unified_diff
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 
-PROJECT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.prefix)/'bin'
-LEFT_OUT = {PROJECT/name for name in ('.git', '.venv', 'data', 'checkpoints', 'logs', 'build', 'dist', 'reports/demo')}
-LIMIT = 600 # Seconds for one check
+import house
+from project import PROJECT, Failed, call, contents, copy_project
 
 RUN_PAGE = """
 import sys
@@ -30,35 +25,12 @@ from nbdev.test import test_nb
 passed, _ = test_nb(Path(sys.argv[1]).resolve(), skip_flags=get_config().tst_flags.split(), basepath=Path.cwd())
 sys.exit(not passed)
 """
-
-
-class Failed(Exception): pass
-
-
-def copy_project(folder):
-    "A copy of the project in `folder`, without what git ignores."
-    def left_out(parent, names):
-        return [n for n in names if Path(parent)/n in LEFT_OUT or n in ('__pycache__', '.ipynb_checkpoints') or n.endswith('.egg-info')]
-    return Path(shutil.copytree(PROJECT, Path(folder)/'project', ignore=left_out))
-
-
-def call(copy, *command):
-    "Run a command of the environment in `copy`, with the library of the copy and without a network for weights."
-    env = os.environ | dict(PYTHONPATH=str(copy), PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}", HF_HUB_OFFLINE='1')
-    env = {k: v for k, v in env.items() if k not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS')}
-    try: done = subprocess.run(command, cwd=copy, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired: raise Failed(f"not done within {LIMIT} s") from None
-    if done.returncode: raise Failed(f"{done.stdout.strip()}\nexit status {done.returncode}")
+REPORTS = ['errors'] # Those that have something to say of one run of one epoch
 
 
 def page(path, copy):
     "Every cell of a page runs."
     call(copy, sys.executable, '-c', RUN_PAGE, path)
-
-
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.suffix != '.pyc'}
 
 
 def changes_nothing(*command, copy):
@@ -67,29 +39,54 @@ def changes_nothing(*command, copy):
     call(copy, *command)
     after = contents(copy)
     changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
-    if changed:
-        old, new = ([*side.get(changed[0], b'').decode(errors='replace').splitlines()] for side in (before, after))
-        raise Failed('\n'.join([f"`{' '.join(command)}` changes {', '.join(changed)}:", *list(unified_diff(old, new, lineterm='', n=1))[:40]]))
+    if not changed: return
+    old, new = ([*side.get(changed[0], b'').decode(errors='replace').splitlines()] for side in (before, after))
+    difference = list(unified_diff(old, new, lineterm='', n=1))[:40]
+    raise Failed('\n'.join([f"`{' '.join(command)}` changes {', '.join(changed)}:", *difference]))
+
+
+def call_in(*command, copy):
+    "A command ends well."
+    call(copy, *command)
 
 
 def tiny_run(copy):
     "The commands go from a plan of one row to a report."
     call(copy, 'hyperiqa_run', 'reports/plans/tiny.csv')
-    with open(copy/'reports/tiny/results.csv', newline='') as file: rows = list(csv.DictReader(file))
+    with open(copy/'reports/tiny/metrics.csv', newline='') as file: rows = list(csv.DictReader(file))
     if not any((row['split'], row['metric']) == ('test', 'srcc') for row in rows):
-        raise Failed(f"results.csv has {len(rows)} rows and no test SRCC")
+        raise Failed(f"metrics.csv has {len(rows)} rows and no test SRCC")
     call(copy, 'hyperiqa_report', 'reports/plans/tiny.csv')
-    pages, expected = {page.stem for page in (copy/'reports/tiny').glob('*.html')}, {'ablation', 'sota', 'examine'} # One run tests no claim
-    if pages != expected: raise Failed(f"hyperiqa_report wrote {', '.join(sorted(pages))}, not {', '.join(sorted(expected))}")
+    pages = sorted(page.stem for page in (copy/'reports/tiny').glob('*.html'))
+    if pages != REPORTS: raise Failed(f"hyperiqa_report wrote {', '.join(pages)}, not {', '.join(REPORTS)}")
 
 
 def all_checks():
-    "Name -> function of a copy of the project."
-    generated = {'nbdev_export changes nothing': ('nbdev_export',), 'nbdev_clean changes nothing': ('nbdev_clean',),
-                 'README.md is what index.ipynb gives': ('make', 'readme', f'VENV={sys.prefix}', f'--old-file={sys.prefix}/.installed')}
-    checks = {name: partial(changes_nothing, *command) for name, command in generated.items()}
-    pages = sorted(str(p.relative_to(PROJECT)) for folder in ('nbs', 'nbs/checks', 'nbs/guides') for p in (PROJECT/folder).glob('*.ipynb'))
-    return checks | {path: partial(page, path) for path in pages} | {'tiny plan, from run to report': tiny_run}
+    "Name -> function of a copy of the project; the pages are those of the folders."
+    readme = ['make', 'readme', f'VENV={sys.prefix}', f'--old-file={sys.prefix}/.installed']
+    checks = {'nbdev_export changes nothing': partial(changes_nothing, 'nbdev_export'),
+              'nbdev_clean changes nothing': partial(changes_nothing, 'nbdev_clean'),
+              'README.md is what index.ipynb gives': partial(changes_nothing, *readme),
+              'ruff': partial(call_in, 'ruff', 'check'),
+              'imports go down only': house.imports_go_down,
+              'pages mirror modules': house.pages_mirror_modules,
+              'links lead somewhere': house.links_lead_somewhere,
+              'help is light': house.help_is_light,
+              'the wheel is whole': house.wheel_is_whole,
+              'extending: one new page of each of five': house.five_new_pages,
+              'tiny plan, from run to report': tiny_run}
+    pages = sorted(str(p.relative_to(PROJECT)) for p in (PROJECT/'nbs').rglob('*.ipynb')
+                   if not {'experiments', '.ipynb_checkpoints'} & set(p.parts))
+    return checks | {path: partial(page, path) for path in pages}
+
+
+def chosen(checks, words):
+    "Those in a folder that a word names, or whose name holds it."
+    found = {}
+    for word in words:
+        folder = [name for name in checks if word in name.split('/')[:-1]]
+        found |= {name: checks[name] for name in folder or [name for name in checks if word in name]}
+    return found if words else checks
 
 
 def perform(name, check):
@@ -104,10 +101,12 @@ def perform(name, check):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('words', nargs='*', help="only the checks whose name holds one of these words (default: all)")
+    parser.add_argument('words', nargs='*', help="a part, or words of names (default: all checks)")
     parser.add_argument('--jobs', type=int, choices=[1, 2], default=1, help="checks at a time (default: 1)")
+    parser.add_argument('--list', action='store_true', help="only show the names")
     args = parser.parse_args()
-    checks = {name: check for name, check in all_checks().items() if not args.words or any(word in name for word in args.words)}
+    checks = chosen(all_checks(), args.words)
+    if args.list: sys.exit(print(*checks, sep='\n'))
     with ThreadPoolExecutor(args.jobs) as pool: passed = list(pool.map(perform, checks, checks.values()))
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     sys.exit(not passed or not all(passed))
