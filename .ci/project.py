@@ -37,7 +37,7 @@ def copy_project(folder):
 def call(copy, *command, library=None, folder=None):
     "Run a command of the environment in `copy`, with its library and without a network for weights; what it printed."
     env = os.environ | {'PYTHONPATH': str(library or copy), 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                        'HF_HUB_OFFLINE': '1'}
+                        'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'} # Two checks at a time share the cores
     env = {k: v for k, v in env.items() if k not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS')}
     try: done = subprocess.run(command, cwd=folder or copy, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, timeout=LIMIT)

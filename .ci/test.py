@@ -102,7 +102,7 @@ def perform(name, check):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('words', nargs='*', help="a part, or words of names (default: all checks)")
-    parser.add_argument('--jobs', type=int, choices=[1, 2], default=1, help="checks at a time (default: 1)")
+    parser.add_argument('--jobs', type=int, choices=[1, 2], default=2, help="checks at a time (default: 2)")
     parser.add_argument('--list', action='store_true', help="only show the names")
     args = parser.parse_args()
     checks = chosen(all_checks(), args.words)

@@ -111,7 +111,7 @@ def convert(numbers: pd.Series, low, high, lower_better # The owner's scores, th
                  "mapped linearly to 0-100, higher better")
     return 100 * ((high - numbers) if lower_better else (numbers - low)) / (high - low), words
 
-# %% ../../nbs/data/01_manifest.ipynb #de17ced7
+# %% ../../nbs/data/01_manifest.ipynb #071258b2
 def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`; `split` and `content` where known
                   source, # The score file, for messages
                   low=0., high=100., lower_better=False, # Of the owner's scores
@@ -127,6 +127,9 @@ def make_manifest(name, root, table: pd.DataFrame, # With `image` and `mos`; `sp
     table['image'], present = resolve(root, table.image)
     refuse_first(source, table, table.image.duplicated(),
                  "{image} is listed more than once. Leave one row for each image")
+    file = pd.Series([os.path.realpath(root/image) for image in table.image])
+    refuse_first(source, table.assign(first=table.image.groupby(file).transform('first')), file.duplicated(),
+                 "{image} is the same file as {first}, which is listed as well. Leave one row for each file")
     if missing == 'error' or (missing == 'drop' and not present.any()): refuse_absent(source, root, table, present)
     if missing == 'drop' and not present.all():
         subset = f'subset: {present.sum():,} of {len(table):,} images present'

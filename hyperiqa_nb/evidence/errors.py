@@ -127,7 +127,7 @@ def failures(table, # Of `test_scores`
     columns = ['mos', 'score', 'error', 'score of the other variants', 'runs']
     return each.loc[worst, columns].dropna(axis=1, how='all').reset_index()
 
-# %% ../../nbs/evidence/09_errors.ipynb #25d938b0
+# %% ../../nbs/evidence/09_errors.ipynb #2273e8ed
 def show_rows(names, # Of photographs
               captions, # As many
               root, # Folder of the dataset
@@ -135,14 +135,15 @@ def show_rows(names, # Of photographs
               columns=4):
     "Photographs with the crops of the test."
     import matplotlib.pyplot as plt
-    from hyperiqa_nb.data import crop_boxes, load_image
+    from hyperiqa_nb.data import crop_boxes, load_image, pixel_number
     lines = -(-len(names) // columns)
     fig, axes = plt.subplots(lines, columns, figsize=(2.4 * columns, 2.5 * lines), squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for ax, name, caption in zip(axes.flat, names, captions):
         pixels = load_image(Path(root)/name, size)
         ax.imshow(pixels)
-        for top, left, height, width in crop_boxes(*pixels.shape[:2], test_crops, size, name):
+        boxes = crop_boxes(*pixels.shape[:2], test_crops, size, pixel_number(pixels))
+        for top, left, height, width in boxes:
             ax.add_patch(plt.Rectangle((left, top), width, height, fill=False, ec='C1', lw=.8))
         ax.set_title(caption, size=7)
     return axes

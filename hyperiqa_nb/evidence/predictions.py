@@ -102,7 +102,7 @@ def compare_parser():
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     return parser
 
-# %% ../../nbs/evidence/13_predictions.ipynb #bd03aa27
+# %% ../../nbs/evidence/13_predictions.ipynb #1c98367b
 def compare_files(args): # Of `compare_parser`
     "(table of the comparison, manifest of the test part)."
     from hyperiqa_nb.runs import Run, plain_name, run_manifest
@@ -131,4 +131,4 @@ def compare_command(argv=None):
     note = f" {manifest.note}." if manifest.note else ''
     print(f"{args.metric.upper()} on the {len(manifest.table)} test images of {manifest.name}, split {args.split_id}. "
           f"Intervals: 95 %, test sampling only.{note}")
-    print(table.round(4).fillna('').to_string())
+    print(table.round(4).astype(object).fillna('').to_string())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Backbone', 'create_backbone']
 
-# %% ../../nbs/models/02_backbones.ipynb #98f9dd73
+# %% ../../nbs/models/02_backbones.ipynb #af34c0b4
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,7 +17,7 @@ from timm.models import get_pretrained_cfg, is_model_in_modules
 from torch import nn
 
 from ..core import InputError
-from .weights import published_weights, read_tensors, unobtainable
+from .weights import check_finite, published_weights, read_tensors, unobtainable
 
 # %% ../../nbs/models/02_backbones.ipynb #387ecc03
 class Backbone(nn.Module):
@@ -102,7 +102,7 @@ def _copy_weights(whole, features):
     tensors = {_plain_key(key): tensor for key, tensor in whole.state_dict().items()}
     features.load_state_dict({key: tensors[_plain_key(key)] for key in features.state_dict()})
 
-# %% ../../nbs/models/02_backbones.ipynb #988db81b
+# %% ../../nbs/models/02_backbones.ipynb #ee934163
 def _published_cfg(name):
     "What timm says of a network's weights; an unknown name is answered with the nearest."
     try: cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -124,7 +124,9 @@ def create_backbone(name: str, # Any name of `timm.list_models()`, with or witho
     features, source, overlay = _features(name, **timm_options), 'random initialisation', None
     for module in features.modules(): # timm's own default for Swin is .1
         if isinstance(module, DropPath) and not drop_path_rate: module.drop_prob = 0.
-    if weights: source, overlay = f'file: {Path(weights).name}', dict(state_dict=read_tensors(weights))
+    if weights:
+        source, overlay = f'file: {Path(weights).name}', dict(state_dict=read_tensors(weights))
+        check_finite(overlay['state_dict'], weights)
     elif pretrained: source, overlay = published_weights(name, cfg)
     if overlay is not None:
         whole_options = {k: v for k, v in timm_options.items() if k != 'out_indices'}

@@ -155,11 +155,11 @@ def convert_hyperiqa(tensors: dict # State dict
     kept = {k: v for k, v in tensors.items() if not k.endswith(('relative_position_index', 'attn_mask'))}
     return {_rename(k): v for k, v in kept.items()}, config
 
-# %% ../../nbs/models/04_hypernet.ipynb #44f3257c
+# %% ../../nbs/models/04_hypernet.ipynb #47f41358
 declare('recipe', 'original', "HyperIQA as its authors' program trains it, with the slips of its loop",
         model='hyperiqa_resnet50', backbone='resnet50.tv_in1k', fusion='single', model_options='lda_in_backbone=True',
         epochs=16, patience=16, batch_size=96, crops_per_image=25, optimizer='adam', lr=2e-5, lr_ratio=10.,
-        lr_ratio_epochs=10, weight_decay=5e-4, lr_schedule='step', standardize=False, test_crops='random25',
+        lr_ratio_epochs=10, weight_decay=5e-4, lr_schedule='step_late', standardize=False, test_crops='random25',
         bugs='frozen_head+constant_backbone+lost_state', select_on='test', on={'koniq10k': {'resize': '512x384'}})
 
 declare('recipe', 'fixed', 'the same without the slips, the epoch chosen on validation',
@@ -168,11 +168,11 @@ declare('recipe', 'fixed', 'the same without the slips, the epoch chosen on vali
         lr_ratio_epochs=10, weight_decay=5e-4, lr_schedule='step', standardize=False, test_crops='random25',
         on={'koniq10k': {'resize': '512x384'}})
 
-# %% ../../nbs/models/04_hypernet.ipynb #f3a3e07e
+# %% ../../nbs/models/04_hypernet.ipynb #bc08f460
 declare('recipe', 'fork', 'the variant with Swin features and multi-scale fusion, as its program trains it',
         model='hyperiqa_swin_tiny', fusion='concat', model_options='lda_in_backbone=True', drop_path_rate=.1,
         epochs=30, patience=7, batch_size=96, crops_per_image=20, optimizer='adam', lr=2e-5, lr_ratio=10.,
-        weight_decay=5e-4, lr_schedule='step', standardize=False, resize='512x384', test_crops='random20',
+        weight_decay=5e-4, lr_schedule='step_late', standardize=False, resize='512x384', test_crops='random20',
         bugs='frozen_head+constant_backbone+lost_state', select_on='test')
 
 declare('recipe', 'modern', 'HyperIQA on Swin-Tiny with what has become usual since for fine-tuning',

@@ -134,7 +134,7 @@ class MANIQA(nn.Module):
         head = [*self.stages.parameters(), *self.head.parameters()]
         return dict(backbone=list(self.backbone.parameters()), head=head)
 
-# %% ../../nbs/models/07_maniqa.ipynb #e372f963
+# %% ../../nbs/models/07_maniqa.ipynb #1e3d3c50
 _UNUSED = r'vit\.(blocks\.1[01]|norm|head)\.|swintransformer\d\.downsample\.|.*\.(relative_position_index|attn_mask)$'
 _PARTS = dict(tablock='attention', conv='reduce', swintransformer='swin')
 
@@ -145,13 +145,12 @@ def _rename(key):
                   lambda found: f'stages.{int(found[2]) - 1}.{_PARTS[found[1]]}', key)
     return ours.replace('.c_', '.').replace('fc_', 'head.', 1)
 
-@register('original', 'MANIQA', 'state dicts of the original MANIQA')
+@register('original', 'MANIQA', 'state dicts of the original MANIQA', score_scale=100., score_range=[0, 100])
 def convert_maniqa(tensors: dict # State dict
                   ): # (tensors under our names, config), None for any other program's or our own
-    "Translate a state dict that the original saved, without what it never uses, so that it scores on 0-100."
+    "Translate a state dict that the original saved, without what it never uses; raw scores go from 0 to 1."
     if not {'vit.cls_token', 'tablock1.0.c_q.weight'} <= tensors.keys(): return None
-    used = {key: tensor for key, tensor in tensors.items() if not re.match(_UNUSED, key)}
-    ours = {_rename(key): tensor * 100 if key.startswith('fc_score.3.') else tensor for key, tensor in used.items()}
+    ours = {_rename(key): tensor for key, tensor in tensors.items() if not re.match(_UNUSED, key)}
     return ours, dict(model='maniqa', backbone=PUBLISHED)
 
 # %% ../../nbs/models/07_maniqa.ipynb #75f8b00c

@@ -19,13 +19,13 @@ def list_models() -> list:
     "The names that `create_model` knows."
     return sorted(entries('model'))
 
-# %% ../../nbs/models/09_zoo.ipynb #7938551c
+# %% ../../nbs/models/09_zoo.ipynb #dfe006c9
 def model_options(name: str # One of `list_models()`
-                 ) -> list:
-    "The options that a model has of its own, by name."
+                 ) -> dict: # Name -> `inspect.Parameter`
+    "The options that a model has of its own."
     build = load('model', name)
     made = build if isinstance(build, type) else inspect.signature(build).return_annotation
-    return list(inspect.signature(made).parameters)
+    return dict(inspect.signature(made).parameters)
 
 # %% ../../nbs/models/09_zoo.ipynb #904382fc
 def create_model(name: str, # One of `list_models()`

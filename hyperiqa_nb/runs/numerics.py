@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..core import PACKAGE
 
-# %% ../../nbs/runs/04_numerics.ipynb #21d05c22
-NUMERICS = 1
+# %% ../../nbs/runs/04_numerics.ipynb #6371995f
+NUMERICS = 2
 
 # %% ../../nbs/runs/04_numerics.ipynb #7edc27e6
 PACKAGES = ['torch', 'timm', 'numpy', 'pandas', 'scipy', 'pillow', 'scikit-image']

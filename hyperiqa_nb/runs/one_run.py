@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['named_values', 'run_manifest', 'on_scale', 'other_dataset', 'with_added', 'data_note', 'RunData', 'run_data',
-           'run_model', 'untrained', 'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome',
-           'short_name', 'save_outcome', 'run_log', 'state_file', 'check_format', 'train_or_share', 'record_facts',
-           'train_run']
+           'model_values', 'run_model', 'untrained', 'run_trainer', 'run_scores', 'shared_training', 'take_over',
+           'Outcome', 'short_name', 'save_outcome', 'run_log', 'state_file', 'check_format', 'train_or_share',
+           'record_facts', 'train_run']
 
-# %% ../../nbs/runs/05_one_run.ipynb #ccd60501
+# %% ../../nbs/runs/05_one_run.ipynb #67211eca
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, find_project, pick
+from ..core import InputError, find_project, pick, typed_options
 from ..data import ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides, split_dataset
 from ..models import FORMATS, create_model, load_checkpoint, model_options, save_checkpoint
 from .numerics import NUMERICS
@@ -27,17 +27,16 @@ from .records import Record, as_text, is_done, record_of, run_folder, run_rows
 from .run import Run
 from ..training import evaluate, log_line, make_trainer, open_log
 
-# %% ../../nbs/runs/05_one_run.ipynb #bcf3efcb
+# %% ../../nbs/runs/05_one_run.ipynb #bee93aa7
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
-    ): # dict
+    ) -> dict: # Of texts
     "Options by name, from the parameters `dataset_options` and `model_options`."
     options = {}
     for item in filter(None, text.split(';')):
         name, sign, value = (part.strip() for part in item.partition('='))
         if not sign: raise InputError(f"{parameter}: '{item}' must read NAME=VALUE.")
-        try: options[name] = float(value)
-        except ValueError: options[name] = {'True': True, 'False': False}.get(value, value)
+        options[name] = value
     return options
 
 def run_manifest(run: Run, data_dir=''): # Folder of the dataset, or of folders named after datasets; '' for data/NAME
@@ -105,16 +104,25 @@ def run_data(run: Run, data_dir='', # See `run_manifest`
     others |= {f'extra {name}': m.fingerprint() for name, m in extra.items()}
     return RunData(replace(own, note=data_note(own, run, cross, extra)), images, counts, others)
 
-# %% ../../nbs/runs/05_one_run.ipynb #59acd97a
+# %% ../../nbs/runs/05_one_run.ipynb #99416360
+def model_values(run: Run) -> dict:
+    "What `model_options` says, of the types that the model's options have; what goes on to timm is a number if it can."
+    options, known = named_values(run.model_options, 'model_options'), model_options(run.model)
+    own = typed_options({name: value for name, value in options.items() if name in known}, known, run.model)
+    def number(text):
+        try: return float(text)
+        except ValueError: return {'true': True, 'false': False}.get(text.lower(), text)
+    return {name: own[name] if name in own else number(value) for name, value in options.items()}
+
 def run_model(run: Run) -> torch.nn.Module:
-    "The model with its initial weights, which the seed decides."
-    options = named_values(run.model_options, 'model_options')
+    "The model with its initial weights, which the training seed decides."
+    options = model_values(run)
     for name in ('backbone', 'drop_path_rate', 'backbone_weights'):
         if name in run.changed: options.setdefault(name, getattr(run, name))
     if 'fusion' in model_options(run.model): options['fusion'] = run.fusion
     elif 'fusion' in run.changed:
         raise InputError(f"The model {run.model} has no fusion; leave out 'fusion' ({run.fusion}).")
-    torch.manual_seed(run.seed)
+    torch.manual_seed(run.training_seed)
     try: model = create_model(run.model, pretrained=run.pretrained, **options)
     except (TypeError, ValueError) as error: # What a network says of an option's value
         if isinstance(error, InputError) or not run.model_options: raise

@@ -42,12 +42,13 @@ def add_flag(group, field, default): # Of argparse; a parameter; what the comman
         words = f"{words} (default: {default!r}){'. ' if lines else ''}{lines}"
         group.add_argument(*names, dest=field.name, type=type(default), help=words, **known)
 
-# %% ../../nbs/runs/09_train.ipynb #08c52db7
+# %% ../../nbs/runs/09_train.ipynb #25557266
 DATASET, TEST_CROPS = 'koniq10k', 20
 
 def default_run(dataset=DATASET, **changes) -> Run:
     "What the command trains without a recipe."
-    return recipe('fork', **{'dataset': dataset, 'bugs': '', 'select_on': 'val', 'test_crops': 'center'} | changes)
+    sound = {'bugs': '', 'lr_schedule': 'step', 'select_on': 'val', 'test_crops': 'center'}
+    return recipe('fork', **{'dataset': dataset} | sound | changes)
 
 def add_recorded(groups: dict): # Argument groups by name
     "The flags of the recorded commands that are no parameters of their own."

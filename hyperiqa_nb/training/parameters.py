@@ -6,10 +6,10 @@
 __all__ = ['parameter', 'choices_of', 'cast', 'Parameters', 'DataParameters', 'ModelParameters', 'TrainingParameters',
            'EvaluationParameters', 'Recipe', 'parameter_table']
 
-# %% ../../nbs/training/05_parameters.ipynb #4859102e
+# %% ../../nbs/training/05_parameters.ipynb #7c9f607f
 from dataclasses import dataclass, field, fields
 
-from ..core import InputError, entries, pick
+from ..core import InputError, as_kind, entries, pick
 
 # %% ../../nbs/training/05_parameters.ipynb #45dc6e6c
 def parameter(default, # Its type is the type of the parameter
@@ -23,16 +23,10 @@ def choices_of(field) -> list: # A field made by `parameter`
     choices = field.metadata['choices']
     return list(entries(choices) if isinstance(choices, str) else choices or [])
 
-# %% ../../nbs/training/05_parameters.ipynb #a1dc5b0d
+# %% ../../nbs/training/05_parameters.ipynb #74c70312
 def cast(name, value, kind):
     "`value` as the type of the parameter `name`."
-    try:
-        if kind is bool: return {'true': True, '1': True, 'false': False, '0': False}[str(value).lower()]
-        if kind is int and float(value) == int(float(value)): return int(float(value))
-        if kind in (float, str): return kind(value)
-    except (KeyError, TypeError, ValueError, OverflowError): pass
-    article = {bool: 'True or False', int: 'a whole number', float: 'a number'}[kind]
-    raise InputError(f"Parameter {name} is '{value}'; it must be {article}.")
+    return as_kind(value, kind, f'Parameter {name}')
 
 # %% ../../nbs/training/05_parameters.ipynb #7c121e47
 @dataclass(frozen=True)
@@ -77,13 +71,14 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #7730c284
+# %% ../../nbs/training/05_parameters.ipynb #284ec04d
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
     dataset: str = parameter('demo', "name of a dataset, or the path of a CSV file", 'dataset')
     split_id: int = parameter(0, "seed of the split")
-    split_scheme: str = parameter('auto', "how the split is made", ['auto', 'official', 'random'])
+    split_scheme: str = parameter('auto', "how the split is made; grouped keeps known copies together, and each split "
+                                          "has a training seed of its own", ['auto', 'official', 'random', 'grouped'])
     val_share: float = parameter(.1, "share of all contents that validate; the test split is the same whatever it is")
     dataset_options: str = parameter('', "for the dataset's reader, such as 'missing=drop;size=1024x768'")
     resize: str = parameter('', "'HEIGHTxWIDTH' in pixels for every photograph; '' leaves them")
@@ -112,7 +107,7 @@ class ModelParameters(Parameters):
     frozen_maps: int = parameter(0, "number of the backbone's first maps whose weights stay as they came")
     drop_path_rate: float = parameter(0., "stochastic depth rate: highest probability to skip a residual branch")
 
-# %% ../../nbs/training/05_parameters.ipynb #d89a8cde
+# %% ../../nbs/training/05_parameters.ipynb #58cb784a
 @dataclass(frozen=True)
 class TrainingParameters(Parameters):
     "How it learns."
@@ -144,6 +139,11 @@ class TrainingParameters(Parameters):
     precision: str = parameter('fp32', "of a forward pass; auto takes bf16 where the device is fast in it",
                                ['fp32', 'bf16', 'fp16', 'auto'])
     deterministic: bool = parameter(False, "the same bits on CUDA, too, at the price of speed")
+
+    @property
+    def training_seed(self) -> int:
+        "Of the weights' initial values, the crops and the dropout."
+        return self.seed
 
     def check(self):
         super().check()

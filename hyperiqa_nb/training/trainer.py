@@ -80,13 +80,14 @@ class EvaluatedModel:
             row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
         return row
 
-# %% ../../nbs/training/07_trainer.ipynb #b1658c31
+# %% ../../nbs/training/07_trainer.ipynb #9289761d
 class EpochLoop(EvaluatedModel):
     "Epochs, of which the best is kept; what an epoch does is `train_epoch`."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
         super().__init__(model, train, val, recipe, others)
         self.crops = TrainCrops(train, recipe.crop_sizes or recipe.crop_size, crops_per_image=recipe.crops_per_image,
-                                batch_size=recipe.batch_size, scale_jitter=recipe.scale_jitter, seed=recipe.seed)
+                                batch_size=recipe.batch_size, scale_jitter=recipe.scale_jitter,
+                                seed=recipe.training_seed)
         self.loss = IQALoss(recipe.ranking_loss_alpha, base=recipe.loss)
         self.rows, self.steps, self.best, self.best_epoch, self.best_weights = [], 0, -np.inf, 0, {}
 
@@ -110,7 +111,7 @@ class EpochLoop(EvaluatedModel):
             state=None, # A file to keep the state of the training in; where it exists, training goes on from it
         ) -> pd.DataFrame: # The history
         "Train, stop early, put the best weights back."
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.recipe.training_seed)
         if state and Path(state).exists(): load_state(self, state)
         for row in self.rows if on_epoch else []: on_epoch(row)
         with tqdm(total=self.recipe.epochs * len(self.crops), initial=len(self.rows) * len(self.crops), desc='train',
