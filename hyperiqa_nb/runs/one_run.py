@@ -135,10 +135,10 @@ def untrained(run: Run) -> Run:
     options = ';'.join(o for o in run.model_options.split(';') if not o.startswith('scnn='))
     return replace(run, pretrained=False, backbone_weights='', model_options=options)
 
-# %% ../../nbs/runs/05_one_run.ipynb #d56e46f1
+# %% ../../nbs/runs/05_one_run.ipynb #b3a3fb52
 def run_trainer(run: Run, model, images: dict):
     "The trainer of a run."
-    watched = ['test'] if run.select_on == 'test' else []
+    watched = ['test'] if run.select_on == 'test' or run.watch_test else []
     if run.cross_epochs: watched += run.cross_datasets
     return make_trainer(model, images['train'], images['val'], run, {name: images[name] for name in watched})
 

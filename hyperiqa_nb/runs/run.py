@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..core import InputError, entries, pick
 from ..training.parameters import DataParameters, ModelParameters, Recipe
 
-# %% ../../nbs/runs/01_run.ipynb #7ef3eabb
+# %% ../../nbs/runs/01_run.ipynb #3768bd59
 OLD_NAMES = {'drop_path_rate': 'drop_path', 'max_grad_norm': 'clip_norm'} # What was called otherwise when the ids began
 OLD_VALUES = {('lr_schedule', 'cosine_cyclic'): ('lr_schedule', 'swing'),
               ('model_options', 'lda_in_backbone=True'): ('lda_in_backbone', True)}
@@ -44,8 +44,8 @@ class Run(DataParameters, ModelParameters, Recipe):
 
     @property
     def training_seed(self) -> int:
-        "Of the weights' initial values, the crops and the dropout: with grouped splits another for each split."
-        return self.seed + (SEED_STEP * self.split_id if self.split_scheme == 'grouped' else 0)
+        "Of the weights' initial values, the crops and the dropout: with grouped splits and folds another for each split."
+        return self.seed + (SEED_STEP * self.split_id if self.split_scheme in ('grouped', 'folds') else 0)
 
     @property
     def caution(self) -> str:

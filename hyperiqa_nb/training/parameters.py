@@ -71,14 +71,16 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #284ec04d
+# %% ../../nbs/training/05_parameters.ipynb #b25333eb
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
     dataset: str = parameter('demo', "name of a dataset, or the path of a CSV file", 'dataset')
     split_id: int = parameter(0, "seed of the split")
-    split_scheme: str = parameter('auto', "how the split is made; grouped keeps known copies together, and each split "
-                                          "has a training seed of its own", ['auto', 'official', 'random', 'grouped'])
+    split_scheme: str = parameter('auto', "how the split is made; grouped and folds (five a repeat) keep known copies "
+                                          "together, and each split has a training seed of its own; with _apart copies "
+                                          "of test photographs are left out of training",
+                                  ['auto', 'official', 'official_apart', 'random', 'random_apart', 'grouped', 'folds'])
     val_share: float = parameter(.1, "share of all contents that validate; the test split is the same whatever it is")
     dataset_options: str = parameter('', "for the dataset's reader, such as 'missing=drop;size=1024x768'")
     resize: str = parameter('', "'HEIGHTxWIDTH' in pixels for every photograph; '' leaves them")
@@ -158,7 +160,7 @@ class TrainingParameters(Parameters):
         self.check_range('ema', 0 <= self.ema < 1, 'in [0, 1)')
         self.check_range('head_epochs', self.head_epochs < self.epochs, f'below epochs, which is {self.epochs}')
 
-# %% ../../nbs/training/05_parameters.ipynb #9e82ad4e
+# %% ../../nbs/training/05_parameters.ipynb #f8780818
 @dataclass(frozen=True)
 class EvaluationParameters(Parameters):
     "What is asked of it, and which epoch is kept."
@@ -168,6 +170,7 @@ class EvaluationParameters(Parameters):
     select_on: str = parameter('val', "what chooses the epoch; on 'test' published work did", ['val', 'test'])
     select_by: str = parameter('srcc', "by the highest srcc there, the lowest mean absolute error, or the last epoch",
                                ['srcc', 'mae', 'last'])
+    watch_test: bool = parameter(False, "evaluate the test part after every epoch as well, for its curve alone")
     cross: str = parameter('', "other datasets to evaluate, such as 'spaq;biq2021:test' (its test part only)")
     cross_epochs: bool = parameter(True, "evaluate them after every epoch, not only at the kept one")
 

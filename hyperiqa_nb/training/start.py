@@ -5,25 +5,26 @@
 # %% auto #0
 __all__ = ['make_trainer', 'open_log', 'log_line']
 
-# %% ../../nbs/training/11_start.ipynb #728e7512
+# %% ../../nbs/training/11_start.ipynb #4c783c42
 import logging
 from datetime import datetime
 from pathlib import Path
 
 from ..data import ImageSet
 from .closed_form import ClosedFormTrainer
-from .memory import keep_memory
+from .memory import flush_denormals, keep_memory
 from .original_loop import OriginalLoopTrainer
 from .parameters import Recipe
 from .trainer import Trainer
 
-# %% ../../nbs/training/11_start.ipynb #cc46a4c7
+# %% ../../nbs/training/11_start.ipynb #3bf86f38
 def make_trainer(model, # Of `create_model`, or any with `mean`, `std` and `parameter_groups`
                  train: ImageSet, val: ImageSet,
                  recipe=Recipe(),
                  others=None): # More sets to evaluate after every epoch: {name: ImageSet}
-    "The trainer for a model and a recipe; blocks of memory are kept from now on, see `keep_memory`."
+    "The trainer for a model and a recipe; from now on memory is kept and denormal numbers are 0, see `keep_memory`."
     keep_memory()
+    flush_denormals()
     kind = Trainer
     if recipe.bugs: kind = OriginalLoopTrainer
     if hasattr(model, 'solve'): kind = ClosedFormTrainer
