@@ -58,7 +58,7 @@ def read_csv(path, root, image_column='image', mos_column='mos',
     low, high = 0. if score_min is None else score_min, 100. if score_max is None else score_max
     return make_manifest(path.stem, root, table, path.name, low, high, lower_better, missing)
 
-# %% ../../nbs/data/08_datasets.ipynb #c0566ed3
+# %% ../../nbs/data/08_datasets.ipynb #4746190d
 def folder_notes(*folders) -> list:
     "What the file NOTE.txt of each folder says, in one line."
     files = dict.fromkeys(folder/'NOTE.txt' for folder in folders)
@@ -72,6 +72,8 @@ def load_dataset(name, # Of `list_datasets`, or the path of a CSV file
     "Read a dataset from its owner's files."
     if str(name).lower().endswith('.csv'):
         reader, folder = partial(read_csv, Path(name)), Path(root or Path(name).parent)
+    elif Path(name).suffix.lower() in ('.xlsx', '.xls', '.ods', '.tsv', '.txt'):
+        raise InputError(f"{name} is no CSV file: save it as CSV in UTF-8, with commas between the columns.")
     else:
         name = dataset_name(name)
         reader, folder = load('dataset', name), dataset_folder(name, root)

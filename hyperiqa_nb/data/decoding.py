@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'MOST_ELONGATED', 'TOO_LARGE', 'ORIENTATIONS', 'SPACES', 'NEAR', 'refuse_irregular', 'refuse_shape',
-           'open_image', 'orientation', 'as_stored', 'colour_change', 'eight_bits', 'to_rgb', 'in_strips', 'decode',
-           'parse_size', 'fit', 'load_image']
+           'open_image', 'orientation', 'as_stored', 'colour_change', 'eight_bits', 'to_rgb', 'in_strips', 'as_seen',
+           'decode', 'parse_size', 'fit', 'load_image']
 
 # %% ../../nbs/data/10_decoding.ipynb #5598272d
 import io
@@ -130,19 +130,23 @@ def in_strips(image: Image.Image, # Decoded
         stored[top//factor:][:rgb.height] = rgb
     return upright
 
-# %% ../../nbs/data/10_decoding.ipynb #8dae4748
+# %% ../../nbs/data/10_decoding.ipynb #5f425463
 NEAR = 1.25 # A shorter side up to this times what is wanted is left as it is
 
-def decode(path,
-           most=0 # Pixels: bring a photograph whose shorter side is more than NEAR times this near to it; 0 for any
+def as_seen(image: Image.Image, # Opened, of any size and kind
+            most=0 # Pixels: bring a picture whose shorter side is more than NEAR times this near to it; 0 for any
+           ): # (H, W, 3) uint8 RGB
+    "The upright picture, whose shorter side is at least twice `most` if it was reduced."
+    short = min(image.size)
+    if short <= NEAR * most: most = 0
+    if most: image.draft(None, [side * 2 * most // short for side in image.size])
+    image.load()
+    return in_strips(image, max(1, min(image.size) // (2 * most)) if most else 1)
+
+def decode(path, most=0 # See `as_seen`
           ): # (H, W, 3) uint8 RGB
-    "The upright picture of a file, whose shorter side is at least twice `most` if it was reduced."
-    with open_image(path) as image:
-        short = min(image.size)
-        if short <= NEAR * most: most = 0
-        if most: image.draft(None, [side * 2 * most // short for side in image.size])
-        image.load()
-        return in_strips(image, max(1, min(image.size) // (2 * most)) if most else 1)
+    "The upright picture of a file."
+    with open_image(path) as image: return as_seen(image, most)
 
 # %% ../../nbs/data/10_decoding.ipynb #3285ed9c
 def parse_size(size # 'HEIGHTxWIDTH' in pixels, such as '384x512'

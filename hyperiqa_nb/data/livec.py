@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['read_arrays', 'read_livec']
 
-# %% ../../nbs/data/03_livec.ipynb #603d9b5f
+# %% ../../nbs/data/03_livec.ipynb #a94971f4
 import pandas as pd
 
 from ..core import InputError, register
-from .manifest import Manifest, make_manifest
+from .manifest import Manifest, make_manifest, resolve
 
 # %% ../../nbs/data/03_livec.ipynb #c2551929
 def read_arrays(folder) -> dict: # Name of an array -> its values in a row
@@ -26,7 +26,7 @@ def read_arrays(folder) -> dict: # Name of an array -> its values in a row
             raise InputError(f"{path} cannot be read ({error}). Unpack ChallengeDB_release again.") from None
     return arrays
 
-# %% ../../nbs/data/03_livec.ipynb #35054aed
+# %% ../../nbs/data/03_livec.ipynb #ad4ed51c
 @register('dataset', 'livec', 'LIVE In the Wild: 1,162 photographs from mobile cameras', rows=1162,
           usual_size='500x500', copies=[['Images/246.bmp', 'Images/333.bmp'], ['Images/672.JPG', 'Images/694.JPG'],
                                            ['Images/896.JPG', 'Images/897.JPG'], ['Images/824.JPG', 'Images/825.JPG'],
@@ -37,7 +37,7 @@ def read_arrays(folder) -> dict: # Name of an array -> its values in a row
 def read_livec(root, missing='error') -> Manifest:
     "LIVE In the Wild: MOS and their standard deviations `sd`, without the seven training images."
     root = root/'ChallengeDB_release' if (root/'ChallengeDB_release').is_dir() else root
-    arrays = read_arrays(root/'Data')
+    arrays = read_arrays(root/resolve(root, ['Data'])[0][0])
     table = pd.DataFrame({'image': [f'Images/{name[0]}' for name in arrays['AllImages_release']],
                           'mos': arrays['AllMOS_release'], 'sd': arrays['AllStdDev_release']})
     return make_manifest('livec', root, table[7:], 'AllMOS_release.mat', missing=missing)
