@@ -22,7 +22,7 @@ def reduction(in_channels: int, out_channels: int, widths=(512, 256)) -> nn.Sequ
     for before, after in zip(sizes, sizes[1:]): layers += [nn.Conv2d(before, after, 1), nn.ReLU()]
     return nn.Sequential(*layers)
 
-# %% ../../nbs/models/03_fusion.ipynb #4b9c7a42
+# %% ../../nbs/models/03_fusion.ipynb #0e001af6
 @register('fusion', 'single', 'the last stage alone')
 class SingleScale(nn.Module):
     "The last stage alone."
@@ -30,11 +30,16 @@ class SingleScale(nn.Module):
         super().__init__()
         self.cells, self.reduce = Cells(pool_size), reduction(channels[-1], out_channels, widths)
 
+    def fuse(self, cells: list, # Of each map (B, C, pool_size, pool_size)
+             mean: torch.Tensor # (B, C) of the last map
+            ): # (B, out_channels, pool_size, pool_size)
+        return self.reduce(cells[-1])
+
     def forward(self, maps: list # Four maps (B, C, h, w)
                ): # (B, out_channels, pool_size, pool_size)
         return self.reduce(self.cells(maps[-1]))
 
-# %% ../../nbs/models/03_fusion.ipynb #d34836db
+# %% ../../nbs/models/03_fusion.ipynb #b8c503b9
 @register('fusion', 'concat', 'all stages, pooled and concatenated')
 class ConcatFusion(nn.Module):
     "All stages, pooled to one size and concatenated."
@@ -46,11 +51,16 @@ class ConcatFusion(nn.Module):
             ) -> list: # Four maps (B, C, pool_size, pool_size)
         return [self.cells(m) for m in maps]
 
+    def fuse(self, cells: list, # Of each map (B, C, pool_size, pool_size)
+             mean: torch.Tensor # (B, C) of the last map
+            ): # (B, out_channels, pool_size, pool_size)
+        return self.reduce(torch.cat(cells, 1))
+
     def forward(self, maps: list # Four maps (B, C, h, w)
                ): # (B, out_channels, pool_size, pool_size)
         return self.reduce(torch.cat(self.pool(maps), 1))
 
-# %% ../../nbs/models/03_fusion.ipynb #e0f93250
+# %% ../../nbs/models/03_fusion.ipynb #c73545ca
 @register('fusion', 'attention', 'all stages, each times a weight that the image decides; the weights sum to 1')
 class GatedFusion(ConcatFusion):
     "All stages, each multiplied by a weight that the image's last stage decides. The weights sum to `scale`."
@@ -64,12 +74,21 @@ class GatedFusion(ConcatFusion):
             nn.init.zeros_(layer.bias)
 
     def weights(self, maps): # (B, 4), positive
-        return self.gate(maps[-1].mean((2, 3))).softmax(1) * self.scale
+        return self.shares(maps[-1].mean((2, 3)))
+
+    def shares(self, mean): # (B, C) of the last map -> (B, 4), positive
+        return self.gate(mean).softmax(1) * self.scale
+
+    def weighted(self, cells, weights): # Four maps (B, C, pool_size, pool_size); (B, 4) -> as `forward`
+        weights = weights[:, :, None, None, None].unbind(1)
+        return self.reduce(torch.cat([m * w for m, w in zip(cells, weights)], 1))
+
+    def fuse(self, cells, mean): return self.weighted(cells, self.shares(mean)) # As in `ConcatFusion`
 
     def forward(self, maps: list # Four maps (B, C, h, w)
                ): # (B, out_channels, pool_size, pool_size)
-        weights = self.weights(maps)[:, :, None, None, None].unbind(1)
-        return self.reduce(torch.cat([m * w for m, w in zip(self.pool(maps), weights)], 1))
+        weights = self.weights(maps)
+        return self.weighted(self.pool(maps), weights)
 
 # %% ../../nbs/models/03_fusion.ipynb #b9ceed4f
 @register('fusion', 'attention_x4', 'as attention, the weights sum to 4: equal weights change nothing')

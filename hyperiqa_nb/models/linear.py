@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['LinearIQA', 'ridge_weights', 'RidgeIQA']
 
-# %% ../../nbs/models/05_linear.ipynb #c712df92
+# %% ../../nbs/models/05_linear.ipynb #3791e2e0
 import numpy as np
 import torch
 from torch import nn
 
 from ..core import register
 from .backbones import create_backbone
+from .pooling import moments
 
-# %% ../../nbs/models/05_linear.ipynb #4e73a2c9
+# %% ../../nbs/models/05_linear.ipynb #2e990082
 @register('model', 'linear', "one linear layer on the mean of the backbone's last map")
 class LinearIQA(nn.Module):
     "One linear layer on the mean of a timm backbone's last map."
@@ -32,6 +33,11 @@ class LinearIQA(nn.Module):
                ) -> torch.Tensor: # (B,) raw score, higher is better
         return self.head(self.backbone(x)[-1].mean((2, 3))).flatten()
 
+    def features(self, x) -> dict: return moments(self.backbone(x)) # As for `forward` -> tensors (B, ...) by name
+
+    def score(self, features: dict) -> torch.Tensor: # As from `features` -> (B,), as `forward`
+        return self.head(features['means'][:, -self.head.in_features:]).flatten()
+
     def parameter_groups(self) -> dict: # Lists of parameters under 'backbone' and 'head'
         "The parameters that start from ImageNet weights and those that start from random numbers."
         return dict(backbone=list(self.backbone.parameters()), head=list(self.head.parameters()))
@@ -48,7 +54,7 @@ def ridge_weights(features: np.ndarray, # (N, F) float64, a row a photograph
     weight = ridge.coef_ / spread
     return weight, float(ridge.intercept_ - weight @ center)
 
-# %% ../../nbs/models/05_linear.ipynb #40f13fcc
+# %% ../../nbs/models/05_linear.ipynb #22b8809a
 @register('model', 'ridge', "ridge regression on the frozen backbone's features, in closed form")
 class RidgeIQA(nn.Module):
     "Ridge regression on the means and deviations of a frozen timm backbone's four maps."
@@ -68,8 +74,15 @@ class RidgeIQA(nn.Module):
     def pooled(self, x: torch.Tensor # (B, 3, H, W) float, normalised with `mean` and `std`
               ) -> torch.Tensor: # (B, F), twice as many as there are channels
         "What the regression sees of a photograph."
-        maps = self.backbone(x)
-        return torch.cat([m.mean((2, 3)) for m in maps] + [m.std((2, 3)) for m in maps], 1)
+        return self.joined(self.features(x))
+
+    def features(self, x) -> dict: return moments(self.backbone(x)) # As for `pooled` -> tensors (B, ...) by name
+
+    def joined(self, features: dict) -> torch.Tensor: # As from `features` -> (B, F), as `pooled`
+        return torch.cat([features['means'], features['deviations']], 1)
+
+    def score(self, features: dict) -> torch.Tensor: # As from `features` -> (B,), as `forward`
+        return self.head(self.joined(features)).flatten()
 
     def solve(self, features: torch.Tensor, # (N, F), from `pooled`, a row a photograph
               scores: torch.Tensor # (N,)
