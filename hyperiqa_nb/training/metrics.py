@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['as_scores', 'as_pair', 'is_constant', 'srcc', 'krcc', 'plcc', 'rmse', 'logistic4', 'LogisticFit', 'fit_logistic',
-           'evaluate']
+           'warn_once', 'evaluate']
 
-# %% ../../nbs/training/01_metrics.ipynb #a2565eda
+# %% ../../nbs/training/01_metrics.ipynb #b8032b2d
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -117,19 +118,27 @@ def fit_logistic(pred, # (N,) float, any scale
     else: beta = spread * slope / width, mean - spread * slope * centre / width
     return LogisticFit(tuple(map(float, beta)), converged)
 
-# %% ../../nbs/training/01_metrics.ipynb #bb1620e0
+# %% ../../nbs/training/01_metrics.ipynb #6a9f973d
+@cache
+def warn_once(message: str):
+    "A warning in the log, the first time."
+    logging.getLogger(__name__).warning(message)
+
 def evaluate(pred, # (N,) float, MOS units
              mos, # (N,) float, MOS units, N at least 3
     ) -> dict: # srcc, plcc, plcc_logistic, krcc, rmse, rmse_logistic
     """All metrics. Correlations of constants are NaN; so are the logistic figures there and below 5 images.
-    Where the logistic does not converge, they are those of the straight line, and the log has a warning."""
+    Where the logistic does not converge, they are those of the straight line, and the log says so once."""
     pred, mos = as_pair(pred, mos)
     figures = dict(srcc=srcc(pred, mos), plcc=plcc(pred, mos), plcc_logistic=float('nan'),
                    krcc=krcc(pred, mos), rmse=rmse(pred, mos), rmse_logistic=float('nan'))
+    log = logging.getLogger(__name__)
+    for what, scores in (('predictions', pred), ('MOS', mos)):
+        if is_constant(scores):
+            log.warning("All %d %s are %.4g: SRCC, PLCC and KRCC are undefined.", len(scores), what, scores[0])
     if len(mos) >= 5 and np.isfinite(figures['plcc']):
         fit = fit_logistic(pred, mos)
         figures |= dict(plcc_logistic=plcc(fit(pred), mos), rmse_logistic=rmse(fit(pred), mos))
         if not fit.converged:
-            log = logging.getLogger(__name__)
-            log.warning("The logistic did not converge: its figures are those of the straight line.")
+            warn_once("The logistic did not converge: its figures are those of the straight line.")
     return figures

@@ -28,7 +28,7 @@ def cast(name, value, kind):
     "`value` as the type of the parameter `name`."
     return as_kind(value, kind, f'Parameter {name}')
 
-# %% ../../nbs/training/05_parameters.ipynb #7c121e47
+# %% ../../nbs/training/05_parameters.ipynb #a2c71804
 @dataclass(frozen=True)
 class Parameters:
     "What all groups have: values of the right type, checks, names."
@@ -47,6 +47,13 @@ class Parameters:
     def check_range(self, name, fits: bool, where: str):
         "An `InputError` where the value of a parameter does not lie where it must."
         if not fits: raise InputError(f"Parameter {name} is {getattr(self, name)}; it must be {where}.")
+
+    def check_unchanged(self, because, *names):
+        "An `InputError` where one of these parameters would do nothing, because of another."
+        for name in names:
+            if name not in self.changed: continue
+            raise InputError(f"Parameter {name} is {getattr(self, name)}; with {because} it does nothing: "
+                             "leave it out.")
 
     @classmethod
     def groups(cls) -> dict: # 'data' -> its fields
@@ -71,7 +78,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #b25333eb
+# %% ../../nbs/training/05_parameters.ipynb #ed9f11bf
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -93,10 +100,12 @@ class DataParameters(Parameters):
 
     def check(self):
         super().check()
+        self.check_range('split_id', self.split_id >= 0, 'at least 0')
+        self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
 
-# %% ../../nbs/training/05_parameters.ipynb #aaed06ac
+# %% ../../nbs/training/05_parameters.ipynb #1eeb2a77
 @dataclass(frozen=True)
 class ModelParameters(Parameters):
     "What learns."
@@ -108,8 +117,15 @@ class ModelParameters(Parameters):
     backbone_weights: str = parameter('', "a file with the backbone's weights; '' for none")
     frozen_maps: int = parameter(0, "number of the backbone's first maps whose weights stay as they came")
     drop_path_rate: float = parameter(0., "stochastic depth rate: highest probability to skip a residual branch")
+    init: str = parameter('', "a checkpoint whose weights training starts from, 'package' for that of the package; "
+                              "'' for none")
 
-# %% ../../nbs/training/05_parameters.ipynb #58cb784a
+    def check(self):
+        super().check()
+        self.check_range('frozen_maps', 0 <= self.frozen_maps <= 4, 'from 0 to 4')
+        self.check_range('drop_path_rate', 0 <= self.drop_path_rate < 1, 'in [0, 1)')
+
+# %% ../../nbs/training/05_parameters.ipynb #881b5a37
 @dataclass(frozen=True)
 class TrainingParameters(Parameters):
     "How it learns."
@@ -135,6 +151,8 @@ class TrainingParameters(Parameters):
     max_grad_norm: float = parameter(0., "longest gradient, longer ones are shortened to it; 0 for any length")
     ema: float = parameter(0., "decay a step of the average of weights, which is evaluated and kept; 0 for none")
     freeze_norm: bool = parameter(False, "leave the statistics of the batch normalisation as they came")
+    frozen_backbone: bool = parameter(False, "train the head alone, on features that the backbone computes once of a "
+                                             "fixed set of views: the crops of validation and their mirror images")
     head_epochs: int = parameter(0, "epochs at the start in which SGD with momentum .9 trains the head alone")
     head_lr: float = parameter(1e-3, "the head's rate in these epochs")
     bugs: str = parameter('', "of the original loop; joined by '+'", 'bug')
@@ -151,14 +169,21 @@ class TrainingParameters(Parameters):
         super().check()
         self.check_choice('loss', 'optimizer', 'lr_schedule', 'precision')
         for bug in self.bugs.split('+') if self.bugs else []: pick(bug, entries('bug'), 'bug of the original loop')
-        for name in ('epochs', 'patience', 'batch_size', 'crops_per_image', 'crop_size'):
+        for name in ('epochs', 'patience', 'batch_size', 'crops_per_image'):
             self.check_range(name, getattr(self, name) >= 1, 'at least 1')
+        self.check_range('crop_size', 1 <= self.crop_size <= 4096, 'from 1 to 4096 pixels')
         for name in ('lr', 'lr_ratio', 'lr_period', 'head_lr'):
             self.check_range(name, getattr(self, name) > 0, 'above 0')
-        for name in ('weight_decay', 'max_grad_norm', 'ranking_loss_alpha', 'head_epochs'):
+        for name in ('seed', 'weight_decay', 'max_grad_norm', 'ranking_loss_alpha', 'head_epochs', 'lr_ratio_epochs'):
             self.check_range(name, getattr(self, name) >= 0, 'at least 0')
         self.check_range('ema', 0 <= self.ema < 1, 'in [0, 1)')
+        self.check_range('scale_jitter', 0 <= self.scale_jitter < 1, 'in [0, 1)')
+        least = max(entries('loss')[self.loss].facts.get('least_batch', 1), 2 if self.ranking_loss_alpha else 1)
+        self.check_range('batch_size', self.batch_size >= least, f"at least {least}: loss '{self.loss}' with "
+                         f"ranking_loss_alpha {self.ranking_loss_alpha:g} compares the photographs of a batch")
         self.check_range('head_epochs', self.head_epochs < self.epochs, f'below epochs, which is {self.epochs}')
+        if not self.frozen_backbone: return
+        self.check_unchanged('frozen_backbone', 'crop_sizes', 'scale_jitter', 'head_epochs', 'bugs')
 
 # %% ../../nbs/training/05_parameters.ipynb #f8780818
 @dataclass(frozen=True)
