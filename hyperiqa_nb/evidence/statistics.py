@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LEAST_CONTENTS', 'interval', 'metric_interval', 'exchangeable', 'permutation_p', 'paired_test', 'holm',
-           'images_needed', 'smallest_difference', 'mean_grades', 'split_half', 'label_ceiling', 'raters_worth']
+           'images_needed', 'mean_grades', 'split_half', 'label_ceiling', 'raters_worth']
 
 # %% ../../nbs/evidence/01_statistics.ipynb #9d33a1ee
 import warnings
@@ -112,7 +112,7 @@ def holm(p # (K,) p-values of a family of comparisons
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return adjusted[np.argsort(order)]
 
-# %% ../../nbs/evidence/01_statistics.ipynb #e5881213
+# %% ../../nbs/evidence/01_statistics.ipynb #d865e854
 def images_needed(difference, se, n, # To be seen; standard error of the paired difference on n test images
                   alpha=.05, power=.8) -> int:
     "Test images that show a difference of two given models with this power."
@@ -120,13 +120,6 @@ def images_needed(difference, se, n, # To be seen; standard error of the paired 
         raise InputError(f"The difference ({difference:g}) and its standard error ({se:g}) must be above 0.")
     z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
     return int(np.ceil(n * (z * se / difference) ** 2))
-
-def smallest_difference(sd, splits, overlap, # Deviation of paired differences; number of splits; test / others
-                        alpha=.05, power=.8) -> float:
-    "The smallest true difference that so many overlapping splits show with this power (Nadeau & Bengio's variance)."
-    if splits < 2: raise InputError(f"{splits} split shows no difference: at least 2 are needed.")
-    z = stats.t.ppf(1 - alpha / 2, splits - 1) + stats.t.ppf(power, splits - 1)
-    return float(z * sd * (1 / splits + overlap) ** .5)
 
 # %% ../../nbs/evidence/01_statistics.ipynb #fad86c0a
 def mean_grades(counts # (N, K) how many raters gave each of the grades 1 to K
