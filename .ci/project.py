@@ -2,9 +2,14 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from time import monotonic, sleep
+from types import ModuleType
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.prefix)/'bin'
@@ -34,16 +39,58 @@ def copy_project(folder):
     return copy
 
 
+def surroundings(library):
+    "The environment variables of a check: its library, and no network for weights."
+    env = os.environ | {'PYTHONPATH': str(library), 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}",
+                        'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'} # Two checks at a time share the cores
+    return {k: v for k, v in env.items() if k not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS')}
+
+
 def call(copy, *command, library=None, folder=None):
     "Run a command of the environment in `copy`, with its library and without a network for weights; what it printed."
-    env = os.environ | {'PYTHONPATH': str(library or copy), 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}",
-                        'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'} # Two checks at a time share the cores
-    env = {k: v for k, v in env.items() if k not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS')}
-    try: done = subprocess.run(command, cwd=folder or copy, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    try: done = subprocess.run(command, cwd=folder or copy, env=surroundings(library or copy),
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               timeout=LIMIT)
     except subprocess.TimeoutExpired: raise Failed(f"not done within {LIMIT} s") from None
     if done.returncode: raise Failed(f"{done.stdout.strip()}\nexit status {done.returncode}")
     return done.stdout
+
+
+def call_forked(copy, function, *args):
+    """Call a function, which says whether it went well, in a fork of this process, in `copy` and with its library.
+
+    The fork has all libraries that this process has imported, and need not spend seconds on importing them.
+    """
+    with tempfile.TemporaryFile() as printed:
+        if not (child := os.fork()): in_copy(copy, printed, function, args)
+        end = monotonic() + LIMIT
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and monotonic() < end: sleep(.05)
+        late = not ended[0]
+        if late:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        printed.seek(0)
+        text = printed.read().decode(errors='replace').strip()
+    if late: raise Failed(f"{text}\nnot done within {LIMIT} s")
+    if ended[1]: raise Failed(f"{text}\nexit status {os.waitstatus_to_exitcode(ended[1])}")
+
+
+def in_copy(copy, printed, function, args):
+    "What the fork does; it ends here."
+    status = 1
+    try:
+        for stream in (1, 2): os.dup2(printed.fileno(), stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(surroundings(copy))
+        os.chdir(copy)
+        sys.path[0] = str(copy) # In the place of .ci
+        sys.modules['__main__'] = ModuleType('__main__') # What starts further processes does not find this program
+        status = int(not function(*args))
+    except BaseException: traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def contents(folder):

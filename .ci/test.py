@@ -1,5 +1,7 @@
 """The checks behind `make test`, each in processes of its own and in a copy of the project, which is never touched.
 
+A line says how long a check took, on the clock and on the processor.
+
     .venv/bin/python .ci/test.py              all checks
     .venv/bin/python .ci/test.py models       the pages of one part (or checks, or guides)
     .venv/bin/python .ci/test.py 02_fusion    those whose name holds these words: one page, 'README', 'links', ...
@@ -7,30 +9,38 @@
 """
 import argparse
 import csv
+import os
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from difflib import unified_diff
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from time import perf_counter
 
 import house
-from project import PROJECT, Failed, call, contents, copy_project
+from project import PROJECT, Failed, call, call_forked, contents, copy_project, surroundings
 
-RUN_PAGE = """
-import sys
-from pathlib import Path
-from nbdev.config import get_config
-from nbdev.test import test_nb
-passed, _ = test_nb(Path(sys.argv[1]).resolve(), skip_flags=get_config().tst_flags.split(), basepath=Path.cwd())
-sys.exit(not passed)
-"""
+LIBRARIES = ['nbdev.test', 'torch', 'timm', 'accelerate', 'pandas', 'scipy.stats', 'matplotlib.pyplot', 'seaborn',
+             'skimage.data', 'papermill'] # Imported once, and there in every page's process
 REPORTS = ['errors'] # Those that have something to say of one run of one epoch
+# These start first
+LONGEST = ['shared_runs', 'tiny plan', 'maniqa_scores', 'extending', 'hard checks', 'guides', 'checks', 'evidence',
+           'use']
 
 
 def page(path, copy):
-    "Every cell of a page runs."
-    call(copy, sys.executable, '-c', RUN_PAGE, path)
+    "Every cell of a page runs, in a process of its own."
+    call_forked(copy, run_page, path)
+
+
+def run_page(path):
+    "Whether all cells run; what fails is printed."
+    from nbdev.config import get_config
+    from nbdev.test import test_nb
+    flags = get_config().tst_flags.split()
+    return test_nb(Path(path).resolve(), skip_flags=flags, basepath=Path.cwd())[0]
 
 
 def changes_nothing(*command, copy):
@@ -74,6 +84,7 @@ def all_checks():
               'help is light': house.help_is_light,
               'the wheel is whole': house.wheel_is_whole,
               'extending: one new page of each of five': house.five_new_pages,
+              'hard checks, a small part of each': partial(call_in, sys.executable, '.ci/hard.py', '--quick'),
               'tiny plan, from run to report': tiny_run}
     pages = sorted(str(p.relative_to(PROJECT)) for p in (PROJECT/'nbs').rglob('*.ipynb')
                    if not {'experiments', '.ipynb_checkpoints'} & set(p.parts))
@@ -89,13 +100,25 @@ def chosen(checks, words):
     return found if words else checks
 
 
-def perform(name, check):
-    "Print one line, and what went wrong; True if the check passed."
-    start, problem = perf_counter(), ''
+def place(name):
+    "Where a check stands in the queue, so that no long one is left for the end."
+    return next((n for n, word in enumerate(LONGEST) if word in name), len(LONGEST))
+
+
+def perform(name, check, data):
+    """Do one check, and print a line with its time, that on the clock and that of the processor, and what went wrong.
+
+    Gives whether it passed. `data` is the folder `data` of all copies: what one check builds
+    there, the demo, the others find. A process of the pool does one check at a time, so its times are the check's.
+    """
+    clock, used, problem = perf_counter(), sum(os.times()[:4]), ''
     with tempfile.TemporaryDirectory(prefix='hyperiqa_nb-', ignore_cleanup_errors=True) as folder:
-        try: check(copy=copy_project(folder))
+        copy = copy_project(folder)
+        (copy/'data').symlink_to(data)
+        try: check(copy=copy)
         except Exception as error: problem = f"{type(error).__name__}: {error}\n"
-    print(f"{'FAILED' if problem else 'ok':7}{name:45}{perf_counter() - start:6.1f} s\n{problem}", end='', flush=True)
+    clock, used = perf_counter() - clock, sum(os.times()[:4]) - used
+    print(f"{'FAILED' if problem else 'ok':7}{name:45}{clock:6.1f} s {used:6.1f} s CPU\n{problem}", end='', flush=True)
     return not problem
 
 
@@ -107,9 +130,15 @@ def main():
     args = parser.parse_args()
     checks = chosen(all_checks(), args.words)
     if args.list: sys.exit(print(*checks, sep='\n'))
-    with ThreadPoolExecutor(args.jobs) as pool: passed = list(pool.map(perform, checks, checks.values()))
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    sys.exit(not passed or not all(passed))
+    names, start = sorted(checks, key=place), perf_counter()
+    os.environ.update(surroundings(PROJECT)) # Before torch is imported
+    if any(name.endswith('.ipynb') for name in names):
+        for library in LIBRARIES: import_module(library)
+    with tempfile.TemporaryDirectory(prefix='hyperiqa_nb-data-') as data, ProcessPoolExecutor(args.jobs) as pool:
+        done = list(pool.map(perform, names, map(checks.get, names), [Path(data)] * len(names)))
+    print(f"{perf_counter() - start:.0f} s, {sum(os.times()[:4]):.0f} s CPU") # With what this process imported
+    print(f"{sum(done)} passed, {len(done) - sum(done)} failed")
+    sys.exit(not done or not all(done))
 
 
 if __name__ == '__main__': main()
