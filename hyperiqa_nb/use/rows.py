@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'LOG_SECONDS', 'rounded', 'csv_line', 'json_line', 'shown_name', 'table_line', 'table_head',
-           'check_target', 'RowFile', 'Printer', 'Selection', 'shown_time', 'Progress']
+           'check_target', 'RowFile', 'to_nowhere', 'Printer', 'Selection', 'shown_time', 'Progress']
 
 # %% ../../nbs/use/04_rows.ipynb #10013620
 import csv
@@ -107,7 +107,11 @@ class RowFile:
         try: self.file.close()
         except OSError: pass # Said already
 
-# %% ../../nbs/use/04_rows.ipynb #ddf6a589
+# %% ../../nbs/use/04_rows.ipynb #d72c289e
+def to_nowhere(stream):
+    "Let go of a pipe that nobody reads; what waits in the stream would else make Python fail at its end."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
 class Printer:
     "Prints rows in one of `FORMATS`, until nobody reads any more."
     def __init__(self, form='table', digits=1, # Of the scores in a table
@@ -131,7 +135,7 @@ class Printer:
             self.stream.flush()
         except BrokenPipeError:
             self.closed = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno()) # Or Python would complain at its end
+            to_nowhere(self.stream)
 
 # %% ../../nbs/use/04_rows.ipynb #98d222bd
 class Selection:
@@ -150,7 +154,7 @@ class Selection:
         "In order; equal scores in the order in which they came."
         return [row for *_, row in sorted(self.heap, reverse=True)]
 
-# %% ../../nbs/use/04_rows.ipynb #8c7d2ad3
+# %% ../../nbs/use/04_rows.ipynb #4199de35
 LOG_SECONDS = 30. # Between two lines of a log
 
 def shown_time(seconds: float) -> str: # Such as 1:02:03
@@ -184,7 +188,7 @@ class Progress:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError: pass
+        except BrokenPipeError: to_nowhere(self.stream)
 
     def clear(self):
         "Take the line off a terminal, before something is printed there."
