@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'view_key', 'network_key', 'FeatureFile', 'full_batches', 'compute_features', 'compute_rows',
-           'KeptFeatures', 'cache_folder', 'FeatureCache']
+           'KeptFeatures', 'FeatureCache']
 
-# %% ../../nbs/training/11_feature_cache.ipynb #4ea2e486
+# %% ../../nbs/training/11_feature_cache.ipynb #d60e4cd9
 import hashlib
 import os
 import shutil
@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ..core import InputError, find_project, written_whole
+from ..core import InputError, cache_folder, written_whole
 from ..data import normalize
 from ..models import frozen_modules
 from .prediction import PASS_PIXELS
@@ -120,7 +120,7 @@ def compute_rows(model, views: list, # Of arrays (h, w, 3) uint8
         if bar: bar.update(len(which))
     return rows
 
-# %% ../../nbs/training/11_feature_cache.ipynb #3b38fc9c
+# %% ../../nbs/training/11_feature_cache.ipynb #5e6415f3
 @dataclass
 class KeptFeatures:
     "Features of views, in the order in which they were asked for."
@@ -135,14 +135,12 @@ class KeptFeatures:
         "The features of some of the views."
         return {name: torch.from_numpy(self.table[name][self.places[which]]) for name in self.names}
 
-def cache_folder() -> Path: return (find_project() or Path.cwd())/'data'/'cache'
-
-# %% ../../nbs/training/11_feature_cache.ipynb #63bba002
+# %% ../../nbs/training/11_feature_cache.ipynb #536729b6
 class FeatureCache:
     "Features of views by a model's frozen modules, each computed once."
-    def __init__(self, model, folder=None, # Where the files lie; None: data/cache of the project
+    def __init__(self, model, folder=None, # Where the files lie, see `cache_folder`
                  say=print): # Called with a sentence before a file grows
-        self.model, self.folder, self.say = model, Path(folder or cache_folder()), say
+        self.model, self.folder, self.say = model, cache_folder(folder), say
         self.stem, self.dtype = f'{model.backbone.name}-{network_key(model)}', None
 
     def files(self, view): # Yields `FeatureFile`s: the model's own first, then those that hold all that it needs
