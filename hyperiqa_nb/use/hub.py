@@ -16,7 +16,7 @@ from ..core import InputError, write_atomically
 from ..models import load_model, save_checkpoint, scale_is_known
 from .scorer import Scorer
 
-# %% ../../nbs/use/11_hub.ipynb #49507ca9
+# %% ../../nbs/use/11_hub.ipynb #f8766dec
 CARD_METRICS = {'srcc': 'SRCC', 'plcc': 'PLCC', 'rmse': 'RMSE, points of 100'}
 
 CARD_TEMPLATE = """---
@@ -50,7 +50,8 @@ def model_card(model, # From `load_model`
     known = [kind for kind in CARD_METRICS if dataset and kind in measured]
     results = [EvalResult('image-quality-assessment', dataset, dataset, kind, round(measured[kind], 4),
                           metric_name=CARD_METRICS[kind]) for kind in known]
-    card_data = ModelCardData(license='mit', library_name='hyperiqa_nb', datasets=[dataset] if dataset else None,
+    own = 'notice' in facts and 'started_from' not in facts # Else the licence is for its owner to state
+    card_data = ModelCardData(license='mit' if own else None, library_name='hyperiqa_nb', datasets=[dataset] if dataset else None,
                               tags=['image-quality-assessment', 'no-reference', 'hyperiqa'],
                               model_name=name if results else None, eval_results=results or None)
     scale = 'Scores go from 0 to 100, higher is better.' if scale_is_known(facts) else 'Their scale is unknown.'
