@@ -8,10 +8,8 @@ __all__ = ['ONNX_OPSET', 'ONNX_TOLERANCE', 'input_words', 'onnx_metadata', 'pars
 
 # %% ../../nbs/use/10_export.ipynb #12db836a
 import argparse
-import io
 import sys
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from .. import __version__
@@ -39,7 +37,7 @@ def onnx_metadata(model # From `load_model`
             'preparation': input_words(scoring_protocol(model)),
             'normalisation': f'inside the graph: (value / 255 - {list(model.mean)}) / {list(model.std)}',
             'output': f'scores: float32, (batch,), {known}', 'trained_on': facts.get('dataset', 'unknown'),
-            'run': facts.get('run_id', 'unknown'), 'licence': 'MIT (the program; of the weights: see notice)',
+            'run': facts.get('run_id', 'unknown'), 'licence': 'MIT',
             'notice': facts.get('notice', 'The licence of the weights is that of whoever trained them.')}
     return said | {f'test_{name}': f'{value:.4f}' for name, value in facts.get('test_metrics', {}).items()}
 
@@ -62,7 +60,7 @@ def trace_onnx(model, # From `load_model`
     from hyperiqa_nb.models import BytesToScore
     free = {0: 'batch'} if size else {0: 'batch', 1: 'height', 2: 'width'}
     example = torch.zeros(2, *parse_export_size(size), 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()): # The graph of a model that it cannot write
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore') # torch's older exporter warns at length that there is a newer one
         torch.onnx.export(BytesToScore(model), (example,), path, dynamo=False, opset_version=ONNX_OPSET,
                           input_names=['photographs'], output_names=['scores'],

@@ -51,7 +51,8 @@ def model_card(model, # From `load_model`
     results = [EvalResult('image-quality-assessment', dataset, dataset, kind, round(measured[kind], 4),
                           metric_name=CARD_METRICS[kind]) for kind in known]
     own = 'notice' in facts and 'started_from' not in facts # Else the licence is for its owner to state
-    card_data = ModelCardData(license='mit' if own else None, library_name='hyperiqa_nb', datasets=[dataset] if dataset else None,
+    card_data = ModelCardData(license='mit' if own else None, library_name='hyperiqa_nb',
+                              datasets=[dataset] if dataset else None,
                               tags=['image-quality-assessment', 'no-reference', 'hyperiqa'],
                               model_name=name if results else None, eval_results=results or None)
     scale = 'Scores go from 0 to 100, higher is better.' if scale_is_known(facts) else 'Their scale is unknown.'
