@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'on_scale', 'other_dataset', 'with_added', 'data_note', 'RunData', 'run_manifests',
-           'run_data', 'decoded', 'initial_file', 'initial_config', 'owed_facts', 'model_values', 'run_model',
-           'untrained', 'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name',
-           'new_folder', 'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file',
-           'save_best', 'train_or_share', 'record_facts', 'train_run']
+           'run_data', 'decoded', 'initial_file', 'initial_config', 'model_values', 'run_model', 'untrained',
+           'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name', 'new_folder',
+           'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
+           'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #61813115
+# %% ../../nbs/runs/07_one_run.ipynb #303a5208
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, file_hash, find_project, pick, typed_options
+from ..core import InputError, find_project, pick, typed_options
 from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
@@ -69,7 +69,7 @@ def data_note(own: Manifest, run: Run, cross: dict, extra: dict) -> str: # Name 
               for name, m in extra.items()]
     return '; '.join(filter(None, notes))
 
-# %% ../../nbs/runs/07_one_run.ipynb #873f0ec4
+# %% ../../nbs/runs/07_one_run.ipynb #b684bd0a
 @dataclass
 class RunData:
     "What a run learns from and is tested on."
@@ -88,7 +88,8 @@ def run_manifests(run: Run, data_dir='' # See `run_manifest`
     extra = {name: other_dataset(name, 'train', 'extra', run, own, data_dir) for name in run.extra_datasets}
     cross |= {f'{name}:calibration': other_dataset(name, 'calibration', 'extra', run, own, data_dir)
               for name in extra if name in run.calibration_counts}
-    for name, manifest in {'val': own.subset('val'), 'test': own.subset('test'), **cross}.items():
+    evaluated = ['val'] if run.close_test else ['val', 'test']
+    for name, manifest in {**{part: own.subset(part) for part in evaluated}, **cross}.items():
         if len(manifest) < LEAST_TESTED:
             raise InputError(f"{own.name}: '{name}' has {len(manifest)} of {len(own)} photographs, and figures need "
                              f"at least {LEAST_TESTED}. Take more photographs, or another split (split_scheme, "
@@ -113,7 +114,7 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     others |= {f'extra {name}': m.fingerprint() for name, m in extra.items()}
     return RunData(replace(own, note=data_note(own, run, cross, extra)), images, counts, others)
 
-# %% ../../nbs/runs/07_one_run.ipynb #a6b30f45
+# %% ../../nbs/runs/07_one_run.ipynb #de26e61c
 PACKAGE_MODEL = 'package' # As the parameter `init` names the checkpoint that comes with the package
 
 def initial_file(init) -> Path: # The parameter `init`: 'package', a file, or a name that `load_model` takes
@@ -123,16 +124,6 @@ def initial_file(init) -> Path: # The parameter `init`: 'package', a file, or a 
 def initial_config(init) -> dict: # model, backbone, fusion ...
     "The configuration that this checkpoint holds."
     return load_model(initial_file(init)).config
-
-def owed_facts(path: Path, # Of the checkpoint that training starts from
-               facts: dict # Its own
-              ) -> dict: # For the checkpoint that training ends with
-    "What a model owes to the one from which it went on: the name, and the notices that a licence wants handed on."
-    origin = f"trained on {facts['dataset']}" if 'dataset' in facts else f"of the {facts.get('source', 'user')}"
-    began = f'{path.stem} ({file_hash(path)[:8]}), {origin}'
-    notices = [facts[name].rstrip('.') for name in ('notice', 'note') if facts.get(name)]
-    notices = notices or ["The licence of those weights is that of whoever trained them"]
-    return dict(started_from=began, notice='. '.join([f'Went on from {began}', *notices]) + '.')
 
 def model_values(run: Run) -> dict:
     "What `model_options` says, of the types that the model's options have; what goes on to timm is a number if it can."
@@ -156,9 +147,8 @@ def run_model(run: Run) -> torch.nn.Module:
     except (TypeError, ValueError) as error: # What a network says of an option's value
         if isinstance(error, InputError) or not run.model_options: raise
         raise InputError(f"model_options is '{run.model_options}', which {run.model} refuses: {error}.") from None
-    model.owed = {}
     if run.init:
-        model.owed = owed_facts(initial_file(run.init), load_checkpoint(model, initial_file(run.init)))
+        load_checkpoint(model, initial_file(run.init))
         model.backbone.weights_source = f'checkpoint {run.init}'
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
     if run.frozen_backbone: check_pooled(model)
@@ -209,7 +199,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     trainer.average = None
     for row in trainer.rows: keep(row)
 
-# %% ../../nbs/runs/07_one_run.ipynb #703544ae
+# %% ../../nbs/runs/07_one_run.ipynb #bedd09ef
 @dataclass
 class Outcome:
     "What a run gives."
@@ -219,6 +209,11 @@ class Outcome:
     predictions: pd.DataFrame # Of `run_scores`
     metrics: pd.DataFrame
     checkpoint: Path = None
+
+    @property
+    def judged(self) -> str:
+        "The part whose figures stand for the run: 'test', or 'val' where the test part stays closed."
+        return 'val' if self.run.close_test else 'test'
 
     def metric(self, split, name='srcc') -> float:
         "One final value."
@@ -243,14 +238,14 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
     run, manifest, trainer = outcome.run, outcome.data.manifest, outcome.trainer
     figures = outcome.metrics[outcome.metrics.split == 'test'].set_index('metric').value.dropna().to_dict()
     folder = new_folder(Path(folder), f'{owners_name(manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}')
-    srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-    name = f'best_model_srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
+    srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+    name = f'best_model_{"val_" * run.close_test}srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
     photo_side = int(np.median([min(pixels.shape[:2]) for pixels in outcome.data.images['train'].pixels]))
     return save_checkpoint(
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
         photo_side=photo_side, dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed,
         run_id=run.run_id, selected_on=run.select_on, selected_by=run.select_by, best_epoch=trainer.best_epoch,
-        test_metrics=figures, **trainer.net.owed)
+        test_metrics=figures)
 
 # %% ../../nbs/runs/07_one_run.ipynb #af89c812
 def run_log(run: Run, root, # The project
@@ -280,7 +275,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #e1031f63
+# %% ../../nbs/runs/07_one_run.ipynb #60223a82
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -288,8 +283,7 @@ def save_best(run: Run, trainer, manifest, path: Path):
     model = deepcopy(trainer.net)
     model.load_state_dict(trainer.best_weights)
     save_checkpoint(model, path, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
-                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch,
-                    **model.owed)
+                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch)
 
 def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress
                   ) -> tuple: # (run_id of the training, seconds of its earlier sittings)
@@ -320,7 +314,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #ece96a6f
+# %% ../../nbs/runs/07_one_run.ipynb #35e7bff1
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -332,10 +326,10 @@ def train_run(run: Run, results, # Folder of records
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
     root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
     check_format(run, checkpoint_format)
-    manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
     with ExitStack() as held:
         held.enter_context(run_lock(results, run.run_id))
         state = state_file(run, results, resume)
+        manifests = run_manifests(run, data_dir) # What is wrong with them is said before weights are looked for
         model = run_model(run)
         data = decoded(run, *manifests, progress)
         trainer = run_trainer(run, model, data.images)
@@ -348,9 +342,8 @@ def train_run(run: Run, results, # Folder of records
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))
         outcome.checkpoint = save_outcome(outcome, root/'checkpoints', checkpoint_format)
         caution = f' ({run.caution})' if run.caution else ''
-        srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-        log.info(f"test SRCC {srcc}, PLCC {plcc}{caution}; "
-                 f"{outcome.checkpoint.name}")
+        srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+        log.info(f"{outcome.judged} SRCC {srcc}, PLCC {plcc}{caution}; {outcome.checkpoint.name}")
         spent = {'seconds': perf_counter() - started + earlier, 'cpu_seconds': process_time() - cpu_started}
         made = {'trained': trained, 'checkpoint': str(outcome.checkpoint.relative_to(root))}
         record.finish(trainer.history, outcome.predictions, outcome.metrics, **record_facts(outcome), **spent, **made)
