@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'on_scale', 'other_dataset', 'with_added', 'data_note', 'RunData', 'run_manifests',
-           'run_data', 'decoded', 'initial_file', 'initial_config', 'model_values', 'run_model', 'untrained',
-           'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name', 'new_folder',
-           'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
-           'train_or_share', 'record_facts', 'train_run']
+           'run_data', 'decoded', 'initial_file', 'initial_config', 'owed_facts', 'model_values', 'run_model',
+           'untrained', 'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name',
+           'new_folder', 'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file',
+           'save_best', 'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #303a5208
+# %% ../../nbs/runs/07_one_run.ipynb #61813115
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, find_project, pick, typed_options
+from ..core import InputError, file_hash, find_project, pick, typed_options
 from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
@@ -114,7 +114,7 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     others |= {f'extra {name}': m.fingerprint() for name, m in extra.items()}
     return RunData(replace(own, note=data_note(own, run, cross, extra)), images, counts, others)
 
-# %% ../../nbs/runs/07_one_run.ipynb #de26e61c
+# %% ../../nbs/runs/07_one_run.ipynb #a6b30f45
 PACKAGE_MODEL = 'package' # As the parameter `init` names the checkpoint that comes with the package
 
 def initial_file(init) -> Path: # The parameter `init`: 'package', a file, or a name that `load_model` takes
@@ -124,6 +124,16 @@ def initial_file(init) -> Path: # The parameter `init`: 'package', a file, or a 
 def initial_config(init) -> dict: # model, backbone, fusion ...
     "The configuration that this checkpoint holds."
     return load_model(initial_file(init)).config
+
+def owed_facts(path: Path, # Of the checkpoint that training starts from
+               facts: dict # Its own
+              ) -> dict: # For the checkpoint that training ends with
+    "What a model owes to the one from which it went on: the name, and the notices that a licence wants handed on."
+    origin = f"trained on {facts['dataset']}" if 'dataset' in facts else f"of the {facts.get('source', 'user')}"
+    began = f'{path.stem} ({file_hash(path)[:8]}), {origin}'
+    notices = [facts[name].rstrip('.') for name in ('notice', 'note') if facts.get(name)]
+    notices = notices or ["The licence of those weights is that of whoever trained them"]
+    return dict(started_from=began, notice='. '.join([f'Went on from {began}', *notices]) + '.')
 
 def model_values(run: Run) -> dict:
     "What `model_options` says, of the types that the model's options have; what goes on to timm is a number if it can."
@@ -147,8 +157,9 @@ def run_model(run: Run) -> torch.nn.Module:
     except (TypeError, ValueError) as error: # What a network says of an option's value
         if isinstance(error, InputError) or not run.model_options: raise
         raise InputError(f"model_options is '{run.model_options}', which {run.model} refuses: {error}.") from None
+    model.owed = {}
     if run.init:
-        load_checkpoint(model, initial_file(run.init))
+        model.owed = owed_facts(initial_file(run.init), load_checkpoint(model, initial_file(run.init)))
         model.backbone.weights_source = f'checkpoint {run.init}'
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
     if run.frozen_backbone: check_pooled(model)
@@ -199,7 +210,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     trainer.average = None
     for row in trainer.rows: keep(row)
 
-# %% ../../nbs/runs/07_one_run.ipynb #bedd09ef
+# %% ../../nbs/runs/07_one_run.ipynb #9c1a3a0c
 @dataclass
 class Outcome:
     "What a run gives."
@@ -245,7 +256,7 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
         photo_side=photo_side, dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed,
         run_id=run.run_id, selected_on=run.select_on, selected_by=run.select_by, best_epoch=trainer.best_epoch,
-        test_metrics=figures)
+        test_metrics=figures, **trainer.net.owed)
 
 # %% ../../nbs/runs/07_one_run.ipynb #af89c812
 def run_log(run: Run, root, # The project
@@ -275,7 +286,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #60223a82
+# %% ../../nbs/runs/07_one_run.ipynb #e1031f63
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -283,7 +294,8 @@ def save_best(run: Run, trainer, manifest, path: Path):
     model = deepcopy(trainer.net)
     model.load_state_dict(trainer.best_weights)
     save_checkpoint(model, path, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
-                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch)
+                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch,
+                    **model.owed)
 
 def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress
                   ) -> tuple: # (run_id of the training, seconds of its earlier sittings)
@@ -314,7 +326,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #35e7bff1
+# %% ../../nbs/runs/07_one_run.ipynb #27ab7f75
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -326,10 +338,10 @@ def train_run(run: Run, results, # Folder of records
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
     root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
     check_format(run, checkpoint_format)
+    manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
     with ExitStack() as held:
         held.enter_context(run_lock(results, run.run_id))
         state = state_file(run, results, resume)
-        manifests = run_manifests(run, data_dir) # What is wrong with them is said before weights are looked for
         model = run_model(run)
         data = decoded(run, *manifests, progress)
         trainer = run_trainer(run, model, data.images)
