@@ -79,7 +79,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #d55d74c5
+# %% ../../nbs/training/05_parameters.ipynb #a6ec8a71
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -95,6 +95,8 @@ class DataParameters(Parameters):
     extra: str = parameter('', "datasets whose training parts are trained on as well, such as 'biq2021'; joined by ';'")
     other_split: str = parameter('', "split of the datasets in extra and cross, as SCHEME, SCHEME:ID or "
                                      "SCHEME:ID:VAL_SHARE, such as 'official_apart'; what is not said is as in the run")
+    calibration: str = parameter('', "photographs that are held out of training for intervals and used for nothing "
+                                     "else: 'N' of the dataset, 'NAME=N' of one in extra; joined by ';'")
 
     @property
     def extra_datasets(self) -> list:
@@ -109,6 +111,12 @@ class DataParameters(Parameters):
         return tuple(cast('other_split', value, type(usual)) if value else usual
                      for value, usual in zip_longest(said, own, fillvalue=''))
 
+    @property
+    def calibration_counts(self) -> dict:
+        "The photographs in `calibration`, by dataset."
+        items = [item.rpartition('=') for item in self.calibration.split(';') if item]
+        return {name or self.dataset: cast('calibration', number, int) for name, _, number in items}
+
     def check(self):
         super().check()
         _, number, share = self.other_scheme
@@ -117,6 +125,10 @@ class DataParameters(Parameters):
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
+        for name, count in self.calibration_counts.items():
+            self.check_range('calibration', count >= 1, 'whole numbers above 0')
+            if name in [self.dataset, *self.extra_datasets]: continue
+            raise InputError(f"calibration: '{name}' is not trained on: name the run's dataset or one in extra.")
 
 # %% ../../nbs/training/05_parameters.ipynb #1eeb2a77
 @dataclass(frozen=True)
