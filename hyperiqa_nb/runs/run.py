@@ -95,7 +95,7 @@ def recipe(name: str, # Declared on a model's page
     if not changes.get('model', family).startswith(family): facts.pop('model_options', '') # Options of another model
     return Run(**facts | of_dataset | changes)
 
-# %% ../../nbs/runs/01_run.ipynb #d8dffab8
+# %% ../../nbs/runs/01_run.ipynb #2cf1b62e
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ) -> dict: # Of texts
@@ -112,7 +112,9 @@ def in_parts(run: Run, name, manifest): # A dataset of the run, and its `Manifes
     from hyperiqa_nb.data import split_dataset
     own = run.split_scheme, run.split_id, run.val_share
     scheme, split_id, val_share = own if name == run.dataset else run.other_scheme
-    return split_dataset(manifest, split_id, scheme, val_share, calibration=run.calibration_counts.get(name, 0))
+    divided = split_dataset(manifest, split_id, scheme, val_share, calibration=run.calibration_counts.get(name, 0))
+    if not run.close_test or name != run.dataset: return divided
+    return replace(divided, table=divided.table[divided.table.split != 'test'])
 
 def run_manifest(run: Run, data_dir=''): # Folder of the dataset, or of folders named after datasets; '' for data/NAME
     "The dataset of a run, divided."
