@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'OPEN', 'VALUES', 'DATASET', 'TEST_CROPS', 'choice_lines',
            'add_output', 'start_of', 'train_parser', 'has_images', 'cross_of', 'named_dataset', 'run_of_flags',
            'in_flags', 'train_flags', 'train_command']
 
-# %% ../../nbs/runs/13_train.ipynb #6f8f85d6
+# %% ../../nbs/runs/13_train.ipynb #26345f93
 import argparse
 import sys
 from dataclasses import replace
@@ -19,7 +19,7 @@ from ..core import InputError, declare, entries, find_project, load
 from .run import Run, plain_name, recipe
 from .submit import stoppable
 from ..training.parameters import choices_of
-from ..training.ranks import Ranks, speaks, tell
+from ..training.ranks import Lost, Ranks, speaks, tell
 
 # %% ../../nbs/runs/13_train.ipynb #69d189c1
 ALIASES = {'crops_per_image': 'train_patch_num', 'lr_schedule': 'lr_scheduler', # Names that recorded commands use
@@ -90,13 +90,14 @@ def start_of(init, flags: dict) -> dict: # Parameters
     if usual and own.get('backbone') == usual.default: own.pop('backbone')
     return {'init': init} | {name: value for name, value in own.items() if name not in flags}
 
-# %% ../../nbs/runs/13_train.ipynb #a97ac8a6
+# %% ../../nbs/runs/13_train.ipynb #c867ca6f
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_train`."
     wide = partial(argparse.HelpFormatter, width=96, max_help_position=32)
     about = ("Train one model, choose the epoch on the validation split, test it once, and write a log (logs/), "
              "a checkpoint (checkpoints/) and a record (--out).")
-    parser = argparse.ArgumentParser('hyperiqa_train', description=about, formatter_class=wide,
+    shared = "torchrun --nproc_per_node N $(which hyperiqa_train) ... shares a training among N devices."
+    parser = argparse.ArgumentParser('hyperiqa_train', description=about, epilog=shared, formatter_class=wide,
                                      argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=list(entries('recipe')), help="start from these settings (default: those "
                         "of 'fork', without its loop's bugs and with the epoch chosen on validation; with --init those "
@@ -148,7 +149,7 @@ def run_of_flags(argv # Of the command line
     cross = cross_of(flags, dataset, files['data_dir'])
     return replace(base, cross=cross, **flags), files
 
-# %% ../../nbs/runs/13_train.ipynb #9dc60198
+# %% ../../nbs/runs/13_train.ipynb #3ba0ca5f
 def in_flags(message: str) -> str:
     "The message of a library function in the words of the command."
     message = message.replace('a file of weights', '--backbone_weights FILE')
@@ -176,7 +177,8 @@ def train_command(argv=None):
     try:
         with stoppable(): checkpoint = train_flags(argv)
     except InputError as error:
-        tell(error, f"hyperiqa_train: {in_flags(str(error))}")
+        go_on = ' The same flags with --resume go on from the last complete epoch.' if isinstance(error, Lost) else ''
+        tell(error, f"hyperiqa_train: {in_flags(str(error))}{go_on}")
         sys.exit(2)
     except KeyboardInterrupt as stop: # One that says more is a training that saved its state
         how = f"stopped by {stop}; the same flags with --resume go on from there." if str(stop) else (

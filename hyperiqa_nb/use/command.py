@@ -23,10 +23,11 @@ from .photographs import PhotographSearch
 from .rows import FORMATS, Printer, Progress, RowFile, Selection, check_target, shown_time
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #ce288d03
+# %% ../../nbs/use/05_command.ipynb #d740d32e
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
         "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
-        "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out.")
+        "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
+        "torchrun --nproc_per_node N $(which hyperiqa_score) ... scores on N devices.")
 
 def score_parser() -> argparse.ArgumentParser:
     "What `hyperiqa_score` takes."
