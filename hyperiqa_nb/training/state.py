@@ -58,8 +58,8 @@ class StopSignals:
         except Stopped: return None
         finally: self.held = True
 
-# %% ../../nbs/training/08_state.ipynb #1368832a
-PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights', 'within']
+# %% ../../nbs/training/08_state.ipynb #7b095d5a
+PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights', 'best_maps', 'within']
 
 def stated(trainer) -> dict:
     "The recipe of a trainer, as its state says it."
