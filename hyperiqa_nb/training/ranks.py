@@ -69,7 +69,7 @@ def join():
                          f"start {gpus}, or set CUDA_VISIBLE_DEVICES= to compute on the processor.")
     return PartialState(cpu=cpu, timeout=timedelta(days=1)) # The others wait while one decodes a large dataset
 
-# %% ../../nbs/training/18_ranks.ipynb #9425a5f2
+# %% ../../nbs/training/18_ranks.ipynb #af1d26ea
 class Ranks:
     "The processes that do one work together; where no launcher has started any, this one is alone."
     def __init__(self):
@@ -85,7 +85,7 @@ class Ranks:
         "An exchange of `torch.distributed`."
         try: return exchange(*args)
         except RuntimeError as error:
-            reason = printable(error).partition('\n')[0].rpartition('] ')[2][:120]
+            reason = printable(error).partition('\n')[0].rpartition('] ')[2].partition('. ')[0][:120]
             raise Lost(f"Process {self.rank} of {self.count} has lost another one, which has ended: by an error, "
                        f"whose message says why, or killed, perhaps for want of memory ({reason}).") from None
 
