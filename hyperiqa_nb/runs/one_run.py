@@ -9,7 +9,7 @@ __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'on_scale', 'other_dataset', 'with_a
            'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
            'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #751e6c57
+# %% ../../nbs/runs/07_one_run.ipynb #a7741777
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, find_project, pick, typed_options
+from ..core import InputError, find_project, pick, typed_options, writing_to
 from ..data import ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides, split_dataset
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
@@ -196,7 +196,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     trainer.average = None
     for row in trainer.rows: keep(row)
 
-# %% ../../nbs/runs/07_one_run.ipynb #ca0fa7de
+# %% ../../nbs/runs/07_one_run.ipynb #54b38c69
 @dataclass
 class Outcome:
     "What a run gives."
@@ -220,8 +220,9 @@ def new_folder(parent: Path, name) -> Path:
     "Make a folder that was not there: where several runs end in one second, the names of the later ones get a number."
     for number in count(1):
         folder = parent/(name if number == 1 else f'{name}_{number}')
-        try: folder.mkdir(parents=True)
-        except FileExistsError: continue
+        with writing_to(folder):
+            try: folder.mkdir(parents=True)
+            except FileExistsError: continue
         return folder
 
 def save_outcome(outcome: Outcome, folder, # Of all checkpoints

@@ -21,7 +21,7 @@ from ..core import unwritable, write_atomically
 from .numerics import NUMERICS, environment
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/03_records.ipynb #f46130ad
+# %% ../../nbs/runs/03_records.ipynb #20829023
 SPLIT = ['dataset', 'split_id', 'seed']
 KEYS = {'predictions': [*SPLIT, 'part', 'image'], 'curves': ['run_id', 'epoch'], # In the order of writing
         'metrics': ['run_id', 'split', 'test_crops', 'metric', 'value'], 'runs': ['run_id', 'variant']}
@@ -45,11 +45,12 @@ def of_key(table, row, # A dict, or a row of a table
     return (table[key] == [row[name] for name in key]).all(axis=1)
 
 def as_text(value) -> str:
-    "A cell: numbers with all digits that they have, a dict as 'train=80;test=20'."
+    "A cell: numbers with all digits that they have, nothing for NaN, a dict as 'train=80;test=20'."
+    if value != value: return ''
     if isinstance(value, dict): return ';'.join(f'{k}={as_text(v)}' for k, v in value.items())
     return str(value).removesuffix('.0') if isinstance(value, float) else str(value)
 
-# %% ../../nbs/runs/03_records.ipynb #61e1ed5f
+# %% ../../nbs/runs/03_records.ipynb #62d0da4d
 def with_photographs(known: list, run: list) -> list: # Of (part, image)
     "The photographs of a table and those of a run: what is new stands behind the one that it follows in the run."
     if known == run: return known
@@ -72,7 +73,7 @@ def of_split(block, # The rows of one split, of a table of predictions
     table['part'], table['image'] = zip(*after)
     cells = {name: [scores.get(photo, '') for photo in after] for name, scores in columns.items()}
     table = pd.concat([table, pd.DataFrame(cells, dtype=str)], axis=1)
-    return table[(table[[*cells]] != '').any(axis=1)]
+    return table[[any(texts) for texts in zip(*cells.values())]]
 
 def with_predictions(table, said: dict # (dataset, split_id, seed) -> {variant: {(part, image): text}}
                     ) -> pd.DataFrame:
@@ -84,7 +85,7 @@ def with_predictions(table, said: dict # (dataset, split_id, seed) -> {variant: 
         blocks[split] = of_split(blocks.get(split, empty), of_runs)
     return pd.concat(blocks.values(), ignore_index=True).reindex(columns=list(dict.fromkeys(names))).fillna('')
 
-# %% ../../nbs/runs/03_records.ipynb #ab3dc6e7
+# %% ../../nbs/runs/03_records.ipynb #50987f73
 def test_part(predictions) -> str: # Table with `image` and `part`
     "12 hex digits that stand for the test photographs of a run, by their names."
     names = predictions[predictions.part == 'test'].image
@@ -102,7 +103,7 @@ def make_record(planned: PlannedRun,
     tables = {'curves': {name: [*map(as_text, curves[name])] for name in curves},
               'metrics': {name: [*map(str, metrics[name])] for name in KEYS['metrics'][1:-1]},
               'predictions': {name: [*map(str, predictions[name])] for name in ('part', 'image')}}
-    tables['metrics']['value'] = [*map('{:.6f}'.format, metrics.value)]
+    tables['metrics']['value'] = ['' if value != value else f'{value:.6f}' for value in metrics.value]
     tables['predictions']['prediction'] = [*map('{:.6f}'.format, predictions.prediction)]
     return {'runs': {name: as_text(value) for name, value in row.items()}} | tables
 
