@@ -132,7 +132,7 @@ def kills(count):
 
 # Plans that are killed
 
-TIMES = ['seconds', 'cpu_seconds', 'finished', 'checkpoint', 'cpu_used']
+MADE = ['seconds', 'cpu_seconds', 'finished', 'checkpoint', 'commit']
 
 
 def make_plan(folder, seeds):
@@ -155,7 +155,7 @@ def all_figures(out) -> list: # Of tables as dicts
     keys = {'runs': ['run_id'], 'curves': ['run_id', 'epoch'], 'metrics': ['run_id', 'split', 'metric'],
             'predictions': ['seed', 'part', 'image']}
     tables = [read_table(out, name).sort_values(by) for name, by in keys.items()]
-    return [table[sorted(set(table) - set(TIMES))].to_dict('list') for table in tables]
+    return [table[sorted(set(table) - set(MADE))].to_dict('list') for table in tables]
 
 
 def finished(out) -> dict: # run_id -> moment
