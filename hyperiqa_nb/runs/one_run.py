@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'other_dataset', 'with_added', 'data_note', 'RunData', 'run_manifests', 'run_data',
-           'decoded', 'initial_file', 'initial_config', 'model_values', 'run_model', 'untrained', 'run_trainer',
-           'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name', 'new_folder', 'save_outcome',
-           'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best', 'train_or_share',
-           'record_facts', 'train_run']
+           'decoded', 'initial_file', 'initial_config', 'owed_facts', 'model_values', 'run_model', 'untrained',
+           'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name', 'new_folder',
+           'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
+           'train_or_share', 'record_facts', 'train_run']
 
 # %% ../../nbs/runs/07_one_run.ipynb #0abe97b7
 from contextlib import ExitStack
@@ -114,7 +114,7 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     others |= {f'extra {name}': m.fingerprint() for name, m in extra.items()}
     return RunData(replace(own, note=data_note(own, run, cross, extra)), images, counts, others, scales)
 
-# %% ../../nbs/runs/07_one_run.ipynb #83585111
+# %% ../../nbs/runs/07_one_run.ipynb #a1df5e63
 PACKAGE_MODEL = 'package' # As the parameter `init` names the checkpoint that comes with the package
 
 def initial_file(init, # The parameter: 'package', 'run:ID', a file, or a name that `load_model` takes
@@ -135,6 +135,16 @@ def initial_file(init, # The parameter: 'package', 'run:ID', a file, or a name t
 def initial_config(init, results=None) -> dict: # model, backbone, fusion ...
     "The configuration that this checkpoint holds."
     return load_model(initial_file(init, results)).config
+
+def owed_facts(path: Path, # Of the checkpoint that training starts from
+               facts: dict # Its own
+              ) -> dict: # For the checkpoint that training ends with
+    "What a model owes to the one from which it went on: the name, and the notices that a licence wants handed on."
+    origin = f"trained on {facts['dataset']}" if 'dataset' in facts else f"of the {facts.get('source', 'user')}"
+    began = f'{path.stem} ({file_hash(path)[:8]}), {origin}'
+    notices = [facts[name].rstrip('.') for name in ('notice', 'note') if facts.get(name)]
+    notices = notices or ["The licence of those weights is that of whoever trained them"]
+    return dict(started_from=began, notice='. '.join([f'Went on from {began}', *notices]) + '.')
 
 def model_values(run: Run) -> dict:
     "What `model_options` says, of the types that the model's options have; what goes on to timm is a number if it can."
@@ -159,9 +169,10 @@ def run_model(run: Run, results=None # See `initial_file`
     except (TypeError, ValueError) as error: # What a network says of an option's value
         if isinstance(error, InputError) or not run.model_options: raise
         raise InputError(f"model_options is '{run.model_options}', which {run.model} refuses: {error}.") from None
+    model.owed = {}
     if run.init:
         file = initial_file(run.init, results)
-        load_checkpoint(model, file)
+        model.owed = owed_facts(file, load_checkpoint(model, file))
         model.backbone.weights_source = f'checkpoint {run.init} ({file_hash(file)[:8]})'
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
     if run.frozen_backbone: check_pooled(model)
@@ -213,7 +224,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     for row in trainer.rows: keep(row)
     return facts
 
-# %% ../../nbs/runs/07_one_run.ipynb #0298e817
+# %% ../../nbs/runs/07_one_run.ipynb #0af927a1
 @dataclass
 class Outcome:
     "What a run gives."
@@ -261,7 +272,7 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
         photo_side=photo_side, dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed,
         run_id=run.run_id, selected_on=run.select_on, selected_by=run.select_by, best_epoch=trainer.best_epoch,
-        test_metrics=figures, **({'scale_maps': scales} if scales else {}))
+        test_metrics=figures, **({'scale_maps': scales} if scales else {}), **trainer.net.owed)
 
 # %% ../../nbs/runs/07_one_run.ipynb #af89c812
 def run_log(run: Run, root, # The project
@@ -291,7 +302,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #90e14f9e
+# %% ../../nbs/runs/07_one_run.ipynb #106a4547
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -299,7 +310,8 @@ def save_best(run: Run, trainer, manifest, path: Path):
     model = deepcopy(trainer.net)
     model.load_state_dict(trainer.best_weights)
     save_checkpoint(model, path, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
-                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch)
+                    dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch,
+                    **model.owed)
 
 def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress
                   ) -> tuple: # (run_id of the training, seconds of its earlier sittings)
@@ -330,7 +342,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #2361ec1d
+# %% ../../nbs/runs/07_one_run.ipynb #57e2f869
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -342,10 +354,10 @@ def train_run(run: Run, results, # Folder of records
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
     root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
     check_format(run, checkpoint_format)
+    manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
     with ExitStack() as held:
         held.enter_context(run_lock(results, run.run_id))
         state = state_file(run, results, resume)
-        manifests = run_manifests(run, data_dir) # What is wrong with them is said before weights are looked for
         model = run_model(run, results)
         data = decoded(run, *manifests, progress)
         trainer = run_trainer(run, model, data.images)
