@@ -35,7 +35,8 @@ def train(state, result):
         pixels = list(rng.integers(0, 256, (size, 64, 64, 3)).astype(np.uint8))
         sets.append(ImageSet([f'{part}{n}' for n in range(size)], pixels, np.float32(rng.uniform(0, 100, size))))
     torch.manual_seed(1)
-    recipe = Recipe(epochs=25, patience=25, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3, loss='plcc')
+    recipe = Recipe(epochs=25, patience=25, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3,
+                    loss='plcc')
     trainer = Trainer(Small(), *sets, recipe)
     history = trainer.fit(progress=False, state=state).drop(columns='seconds')
     digest = hashlib.sha256(history.to_csv().encode())
