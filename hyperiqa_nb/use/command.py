@@ -23,7 +23,7 @@ from .photographs import PhotographSearch
 from .rows import FORMATS, Printer, Progress, RowFile, Selection, check_target, shown_time
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #ce288d03
+# %% ../../nbs/use/05_command.ipynb #4564fa27
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
         "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
         "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out.")
@@ -41,8 +41,8 @@ def score_parser() -> argparse.ArgumentParser:
              "standard input, one path a line")
     add('--model', metavar='NAME',
         help="a checkpoint of hyperiqa_train or hyperiqa_run (checkpoints/.../best_model_*.safetensors, or its "
-             "folder), or one of the original programs, or the name of a model in the package (default: lite0_livec, "
-             "trained on LIVE In the Wild)")
+             "folder), or one of the original programs, or a file of hyperiqa_export (*.onnx), or the name of a model "
+             "in the package (default: lite0_livec, trained on LIVE In the Wild)")
     add('--score_range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
         help="the scale of the scores of another program's checkpoint, which the file does not state, such as 0 1 or "
              "1 5: scores are mapped to 0-100 and cut off there (default: shown as they are)")
@@ -76,10 +76,10 @@ def add_scoring(parser):
     precision, = (f for f in fields(Recipe) if f.name == 'precision')
     add('--precision', choices=choices_of(precision), default='fp32',
         help="of the forward pass; auto takes bf16 where the device is faster in it, which moves a score by a tenth "
-             "of a point or so (default: fp32)")
+             "of a point or so (default: fp32, on a processor by ONNX Runtime for networks of convolutions)")
     add('--device', help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
 
-# %% ../../nbs/use/05_command.ipynb #1c398138
+# %% ../../nbs/use/05_command.ipynb #96bb850b
 def check_arguments(args # From `score_parser`
                    ):
     "An `InputError` for what can be seen without loading anything."
@@ -98,13 +98,16 @@ def pick_device(name=None # As torch calls it; None: a GPU where there is one
         raise InputError(f"--device {name} cannot be used ({reason}). Leave it out, or take cpu.") from None
 
 def model_of(args # From `score_parser`
-            ): # From `load_model`
+            ): # From `load_to_score`
     "The model that the arguments name, on its device."
     from hyperiqa_nb.data import parse_crops
-    from hyperiqa_nb.models import load_model
+    from hyperiqa_nb.models import DEFAULT_CHECKPOINT, OnnxModel, load_to_score
     if args.test_crops: parse_crops(args.test_crops)
-    device, stated = pick_device(args.device), {'score_range': args.score_range, 'lower_better': args.lower_better}
-    return (load_model(args.model, **stated) if args.model else load_model(**stated)).to(device)
+    device = pick_device(args.device)
+    model = load_to_score(args.model or DEFAULT_CHECKPOINT, args.score_range, args.lower_better)
+    if not isinstance(model, OnnxModel): return model.to(device)
+    if args.device in (None, 'cpu'): return model
+    raise InputError(f"--device {args.device}: an exported file is scored on the processor. Take the checkpoint.")
 
 # %% ../../nbs/use/05_command.ipynb #8b8460b9
 @dataclass
@@ -181,7 +184,7 @@ def summary(tally, progress, search, out) -> str:
     if out: said.append(f'{out.count:,} rows in {out.path}')
     return ', '.join(said) + '.'
 
-# %% ../../nbs/use/05_command.ipynb #c1f83f3c
+# %% ../../nbs/use/05_command.ipynb #9b205184
 def map_folder(model, args): # `MapFolder`, see [why](07_why.ipynb); None without --map
     "Where the pictures of --map go."
     if not args.map: return None
@@ -198,7 +201,7 @@ def run_scoring(args # From `score_parser`
     unknown = scale_line(model)
     if unknown: progress.note(unknown)
     extra = dict(model=model.checkpoint['name'], version=model.checkpoint['version'])
-    scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision)
+    scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision, progress.note)
     search = PhotographSearch(args.photographs)
     printer = shown = Printer(args.format, 3 if unknown else 1)
     if args.sort or args.top: shown = Selection(args.sort != 'worst', args.top or 0)
