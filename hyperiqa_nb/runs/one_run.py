@@ -9,7 +9,7 @@ __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'on_scale', 'other_dataset', 'with_a
            'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
            'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #751e6c57
+# %% ../../nbs/runs/07_one_run.ipynb #303a5208
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,18 +24,18 @@ import pandas as pd
 import torch
 
 from ..core import InputError, find_project, pick, typed_options
-from ..data import ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides, split_dataset
+from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
 from .numerics import NUMERICS
 from .plan import PlannedRun
 from .records import as_text, is_done, run_rows
 from .results import record_of
-from .run import Run, named_values, run_manifest
+from .run import Run, in_parts, named_values, run_manifest
 from .working import Record, run_folder, run_lock
 from ..training import evaluate, figure_text, log_line, make_trainer, open_log
 
-# %% ../../nbs/runs/07_one_run.ipynb #4a73910f
+# %% ../../nbs/runs/07_one_run.ipynb #7f20b1b1
 def on_scale(mos, like): # (N,) scores of one dataset; (M,) scores of another
     "The scores with the mean and the deviation of the other dataset's."
     return (mos - mos.mean()) / (mos.std() or 1) * like.std() + like.mean()
@@ -48,7 +48,7 @@ def other_dataset(name, part, # Plain name; 'train', 'test' or '' for all of it
     if name == run.dataset or found.root.resolve() == own.root.resolve():
         raise InputError(f"{what}: '{name}' is the dataset that is trained on, or lies in its folder {found.root}.")
     if not part: return found
-    return split_dataset(found, run.split_id, run.split_scheme, run.val_share).subset(part)
+    return in_parts(run, name, found).subset(part)
 
 def with_added(images: ImageSet, added: dict # Name -> `ImageSet` of another dataset
               ) -> ImageSet:
@@ -64,17 +64,17 @@ def data_note(own: Manifest, run: Run, cross: dict, extra: dict) -> str: # Name 
     "What has to be said of the photographs."
     notes = [own.note, *(f'{name}: {m.note}' for name, m in (cross | extra).items() if m.note)]
     notes += [f'{name}: evaluated on the {len(m)} photographs of its test part'
-              for name, m in cross.items() if run.cross_parts[name]]
+              for name, m in cross.items() if run.cross_parts.get(name)]
     notes += [f'{name}: {len(m)} photographs in training as well, scores mapped to the mean and deviation of {own.name}'
               for name, m in extra.items()]
     return '; '.join(filter(None, notes))
 
-# %% ../../nbs/runs/07_one_run.ipynb #91e0f6d8
+# %% ../../nbs/runs/07_one_run.ipynb #873f0ec4
 @dataclass
 class RunData:
     "What a run learns from and is tested on."
     manifest: Manifest # Of its own dataset, divided
-    images: dict # 'train', 'val', 'test' and each cross dataset -> `ImageSet`
+    images: dict # 'train', 'val', 'test', 'calibration', each cross dataset, 'NAME:calibration' -> `ImageSet`
     counts: dict # The same -> photographs; those of `extra` datasets apart
     others: dict # 'cross NAME', 'extra NAME' -> fingerprint
 
@@ -86,6 +86,8 @@ def run_manifests(run: Run, data_dir='' # See `run_manifest`
     own = run_manifest(run, data_dir)
     cross = {name: other_dataset(name, part, 'cross', run, own, data_dir) for name, part in run.cross_parts.items()}
     extra = {name: other_dataset(name, 'train', 'extra', run, own, data_dir) for name in run.extra_datasets}
+    cross |= {f'{name}:calibration': other_dataset(name, 'calibration', 'extra', run, own, data_dir)
+              for name in extra if name in run.calibration_counts}
     for name, manifest in {'val': own.subset('val'), 'test': own.subset('test'), **cross}.items():
         if len(manifest) < LEAST_TESTED:
             raise InputError(f"{own.name}: '{name}' has {len(manifest)} of {len(own)} photographs, and figures need "
@@ -102,7 +104,7 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     "Decode what a run needs."
     shortest = max(run.crop_size, *parse_sides(run.crop_sizes or run.crop_size))
     decode = lambda manifest: load_images(manifest, shortest, progress, run.resize)
-    images = {part: decode(own.subset(part)) for part in ('train', 'val', 'test')}
+    images = {part: decode(own.subset(part)) for part in PARTS if part in set(own.table.split)}
     images |= {name: decode(manifest) for name, manifest in cross.items()}
     counts = {part: len(found) for part, found in images.items()}
     if extra: counts['extra'] = sum(map(len, extra.values()))

@@ -78,7 +78,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #ed9f11bf
+# %% ../../nbs/training/05_parameters.ipynb #f7b9c1a1
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -92,11 +92,19 @@ class DataParameters(Parameters):
     dataset_options: str = parameter('', "for the dataset's reader, such as 'missing=drop;size=1024x768'")
     resize: str = parameter('', "'HEIGHTxWIDTH' in pixels for every photograph; '' leaves them")
     extra: str = parameter('', "datasets whose training parts are trained on as well, such as 'biq2021'; joined by ';'")
+    calibration: str = parameter('', "photographs that are held out of training for intervals and used for nothing "
+                                     "else: 'N' of the dataset, 'NAME=N' of one in extra; joined by ';'")
 
     @property
     def extra_datasets(self) -> list:
         "The names in `extra`."
         return [name for name in self.extra.split(';') if name]
+
+    @property
+    def calibration_counts(self) -> dict:
+        "The photographs in `calibration`, by dataset."
+        items = [item.rpartition('=') for item in self.calibration.split(';') if item]
+        return {name or self.dataset: cast('calibration', number, int) for name, _, number in items}
 
     def check(self):
         super().check()
@@ -104,6 +112,10 @@ class DataParameters(Parameters):
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
+        for name, count in self.calibration_counts.items():
+            self.check_range('calibration', count >= 1, 'whole numbers above 0')
+            if name in [self.dataset, *self.extra_datasets]: continue
+            raise InputError(f"calibration: '{name}' is not trained on: name the run's dataset or one in extra.")
 
 # %% ../../nbs/training/05_parameters.ipynb #1eeb2a77
 @dataclass(frozen=True)
