@@ -37,7 +37,7 @@ class ExportCells(Cells):
         rows, columns = (mean_matrix(length, self.output_size).to(m) for length in m.shape[2:])
         return rows @ m @ columns.T
 
-# %% ../../nbs/models/10_exporting.ipynb #e133e944
+# %% ../../nbs/models/10_exporting.ipynb #a88dbfcd
 class SameConv(torch.autograd.Function):
     "A convolution with 'same' padding: computed here, named in an exported file."
     @staticmethod
@@ -46,7 +46,8 @@ class SameConv(torch.autograd.Function):
         for length, kernel, step, apart in zip(x.shape[:1:-1], weight.shape[:1:-1], stride[::-1], dilation[::-1]):
             total = max(0, (-(-length // step) - 1) * step + (kernel - 1) * apart + 1 - length)
             pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), weight, bias, stride, 0, dilation, groups)
+        if any(pads): x = F.pad(x, pads)
+        return F.conv2d(x, weight, bias, stride, 0, dilation, groups)
 
     @staticmethod
     def symbolic(g, x, weight, bias, stride, dilation, groups):
@@ -91,7 +92,7 @@ def exporting_form(model: nn.Module) -> nn.Module: # A copy, in evaluation mode,
     for module in twin.modules(): module.__class__ = EXPORT_FORMS.get(type(module), type(module))
     return twin
 
-# %% ../../nbs/models/10_exporting.ipynb #4959f983
+# %% ../../nbs/models/10_exporting.ipynb #9efc5e7a
 def points_of(raw: torch.Tensor, # (B,)
               facts: dict # Of a checkpoint
              ) -> torch.Tensor: # (B,) 0-100 where the scale is known
@@ -111,5 +112,5 @@ class BytesToScore(nn.Module):
     def forward(self, photographs: torch.Tensor # (B, H, W, 3) uint8, RGB
                ) -> tuple: # (B,) float32, 0-100 where the scale is known; (B,) float32, the raw scores
         x = photographs.permute(0, 3, 1, 2).float()
-        raw = self.model(F.batch_norm(x, self.mean, self.variance, eps=0.))
+        raw = self.model(F.batch_norm(x, self.mean, self.variance)) # Beside such a variance its eps of 1e-5 is nothing
         return points_of(raw, self.facts), raw

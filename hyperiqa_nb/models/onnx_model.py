@@ -24,7 +24,7 @@ from .checkpoints import DEFAULT_CHECKPOINT, check_interval, load_model, stated_
 from .exporting import BytesToScore, folded, points_of
 from .strangers import check_record, refusing
 
-# %% ../../nbs/models/14_onnx_model.ipynb #7d6531ec
+# %% ../../nbs/models/14_onnx_model.ipynb #93161399
 ONNX_OPSET = 17 # ONNX of 2022: runtimes of the last years know it
 RECORD = 'hyperiqa_nb' # The name of the record in the metadata
 
@@ -43,7 +43,7 @@ def onnx_record(model # From `load_model`
 
 def onnx_bytes(model, # From `load_model`
                size='', # 'HEIGHTxWIDTH' in pixels: the only one that the file takes; '' for any
-               **metadata # Texts that are put in as well
+               metadata=None # Dict of texts that are put in as well
               ) -> bytes: # Of the file
     "A model as an ONNX file."
     import onnx
@@ -55,7 +55,7 @@ def onnx_bytes(model, # From `load_model`
                           input_names=['photographs'], output_names=['scores', 'raw_scores'],
                           dynamic_axes={'photographs': free, 'scores': {0: 'batch'}, 'raw_scores': {0: 'batch'}})
     written = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(written, {RECORD: json.dumps(onnx_record(model))} | metadata)
+    onnx.helper.set_model_props(written, {RECORD: json.dumps(onnx_record(model))} | (metadata or {}))
     return written.SerializeToString()
 
 # %% ../../nbs/models/14_onnx_model.ipynb #8205fbf0

@@ -40,7 +40,7 @@ def onnx_metadata(model # From `load_model`
             'notice': facts.get('notice', 'The licence of the weights is that of whoever trained them.')}
     return said | {f'test_{name}': f'{value:.4f}' for name, value in facts.get('test_metrics', {}).items()}
 
-# %% ../../nbs/use/10_export.ipynb #667ebe0d
+# %% ../../nbs/use/10_export.ipynb #0281b334
 def _tried_sizes(size) -> list: # Of (height, width)
     "Where a file is compared with its model: at its one size, or at the traced one and two others."
     from hyperiqa_nb.models import parse_export_size
@@ -63,7 +63,7 @@ def export_onnx(model, # From `load_model`
     check_folder(path)
     sizes = _tried_sizes(size)
     try:
-        written = onnx_bytes(model, size, **onnx_metadata(model))
+        written = onnx_bytes(model, size, onnx_metadata(model))
         error = onnx_error(written, model, sizes)
     except Exception as problem: # What an exporter or a runtime cannot do it says in many ways
         raise _refused(model, size, first_line(problem)) from None
