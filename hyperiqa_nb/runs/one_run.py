@@ -69,7 +69,7 @@ def data_note(own: Manifest, run: Run, cross: dict, extra: dict) -> str: # Name 
               for name, m in extra.items()]
     return '; '.join(filter(None, notes))
 
-# %% ../../nbs/runs/07_one_run.ipynb #873f0ec4
+# %% ../../nbs/runs/07_one_run.ipynb #b684bd0a
 @dataclass
 class RunData:
     "What a run learns from and is tested on."
@@ -88,7 +88,8 @@ def run_manifests(run: Run, data_dir='' # See `run_manifest`
     extra = {name: other_dataset(name, 'train', 'extra', run, own, data_dir) for name in run.extra_datasets}
     cross |= {f'{name}:calibration': other_dataset(name, 'calibration', 'extra', run, own, data_dir)
               for name in extra if name in run.calibration_counts}
-    for name, manifest in {'val': own.subset('val'), 'test': own.subset('test'), **cross}.items():
+    evaluated = ['val'] if run.close_test else ['val', 'test']
+    for name, manifest in {**{part: own.subset(part) for part in evaluated}, **cross}.items():
         if len(manifest) < LEAST_TESTED:
             raise InputError(f"{own.name}: '{name}' has {len(manifest)} of {len(own)} photographs, and figures need "
                              f"at least {LEAST_TESTED}. Take more photographs, or another split (split_scheme, "
@@ -198,7 +199,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     trainer.average = None
     for row in trainer.rows: keep(row)
 
-# %% ../../nbs/runs/07_one_run.ipynb #ca0fa7de
+# %% ../../nbs/runs/07_one_run.ipynb #bedd09ef
 @dataclass
 class Outcome:
     "What a run gives."
@@ -208,6 +209,11 @@ class Outcome:
     predictions: pd.DataFrame # Of `run_scores`
     metrics: pd.DataFrame
     checkpoint: Path = None
+
+    @property
+    def judged(self) -> str:
+        "The part whose figures stand for the run: 'test', or 'val' where the test part stays closed."
+        return 'val' if self.run.close_test else 'test'
 
     def metric(self, split, name='srcc') -> float:
         "One final value."
@@ -232,8 +238,8 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
     run, manifest, trainer = outcome.run, outcome.data.manifest, outcome.trainer
     figures = outcome.metrics[outcome.metrics.split == 'test'].set_index('metric').value.dropna().to_dict()
     folder = new_folder(Path(folder), f'{owners_name(manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}')
-    srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-    name = f'best_model_srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
+    srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+    name = f'best_model_{"val_" * run.close_test}srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
     photo_side = int(np.median([min(pixels.shape[:2]) for pixels in outcome.data.images['train'].pixels]))
     return save_checkpoint(
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
@@ -308,7 +314,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #158959a5
+# %% ../../nbs/runs/07_one_run.ipynb #35e7bff1
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -336,9 +342,8 @@ def train_run(run: Run, results, # Folder of records
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))
         outcome.checkpoint = save_outcome(outcome, root/'checkpoints', checkpoint_format)
         caution = f' ({run.caution})' if run.caution else ''
-        srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-        log.info(f"test SRCC {srcc}, PLCC {plcc}{caution}; "
-                 f"{outcome.checkpoint.name}")
+        srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+        log.info(f"{outcome.judged} SRCC {srcc}, PLCC {plcc}{caution}; {outcome.checkpoint.name}")
         spent = {'seconds': perf_counter() - started + earlier, 'cpu_seconds': process_time() - cpu_started}
         made = {'trained': trained, 'checkpoint': str(outcome.checkpoint.relative_to(root))}
         record.finish(trainer.history, outcome.predictions, outcome.metrics, **record_facts(outcome), **spent, **made)

@@ -86,7 +86,7 @@ def recipe(name: str, # Declared on a model's page
     if not changes.get('model', family).startswith(family): facts.pop('model_options', '') # Options of another model
     return Run(**facts | of_dataset | changes)
 
-# %% ../../nbs/runs/01_run.ipynb #ce7f6ef3
+# %% ../../nbs/runs/01_run.ipynb #8967b162
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ) -> dict: # Of texts
@@ -101,8 +101,10 @@ def named_values(text, # 'NAME=VALUE' joined by ';'
 def in_parts(run: Run, name, manifest): # A dataset of the run, and its `Manifest`
     "The dataset divided as the run says."
     from hyperiqa_nb.data import split_dataset
-    return split_dataset(manifest, run.split_id, run.split_scheme, run.val_share,
-                         calibration=run.calibration_counts.get(name, 0))
+    divided = split_dataset(manifest, run.split_id, run.split_scheme, run.val_share,
+                            calibration=run.calibration_counts.get(name, 0))
+    if not run.close_test: return divided
+    return replace(divided, table=divided.table[divided.table.split != 'test'])
 
 def run_manifest(run: Run, data_dir=''): # Folder of the dataset, or of folders named after datasets; '' for data/NAME
     "The dataset of a run, divided."

@@ -197,7 +197,7 @@ class TrainingParameters(Parameters):
         if not self.frozen_backbone: return
         self.check_unchanged('frozen_backbone', 'crop_sizes', 'scale_jitter', 'head_epochs', 'bugs')
 
-# %% ../../nbs/training/05_parameters.ipynb #f8780818
+# %% ../../nbs/training/05_parameters.ipynb #c91281e9
 @dataclass(frozen=True)
 class EvaluationParameters(Parameters):
     "What is asked of it, and which epoch is kept."
@@ -208,6 +208,7 @@ class EvaluationParameters(Parameters):
     select_by: str = parameter('srcc', "by the highest srcc there, the lowest mean absolute error, or the last epoch",
                                ['srcc', 'mae', 'last'])
     watch_test: bool = parameter(False, "evaluate the test part after every epoch as well, for its curve alone")
+    close_test: bool = parameter(False, "leave the test part closed, for searches: figures are those of validation")
     cross: str = parameter('', "other datasets to evaluate, such as 'spaq;biq2021:test' (its test part only)")
     cross_epochs: bool = parameter(True, "evaluate them after every epoch, not only at the kept one")
 
@@ -237,6 +238,9 @@ class EvaluationParameters(Parameters):
         if self.select_by == 'last' and self.select_on != 'val':
             raise InputError("select_by is 'last', so nothing is chosen: leave select_on at 'val' "
                              f"(it is '{self.select_on}').")
+        if self.close_test and (self.watch_test or self.select_on == 'test'):
+            raise InputError("close_test leaves the test part closed, and select_on='test' and watch_test open it: "
+                             "take one or the other.")
         self.cross_parts
 
 @dataclass(frozen=True)
