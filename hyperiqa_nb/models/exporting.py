@@ -61,7 +61,7 @@ class ExportConv(Conv2dSame):
                ): # (B, out, H / stride, W / stride), rounded up
         return SameConv.apply(x, self.weight, self.bias, self.stride, self.dilation, self.groups)
 
-# %% ../../nbs/models/10_exporting.ipynb #b5a6aa59
+# %% ../../nbs/models/10_exporting.ipynb #8707531e
 def fold_norms(module: nn.Module):
     "Fold each batch norm into the convolution in front of it; its activation stays."
     for (first, conv), (second, norm) in pairwise(list(module.named_children())):
@@ -70,7 +70,7 @@ def fold_norms(module: nn.Module):
         setattr(module, first, fuse_conv_bn_eval(conv, norm))
         setattr(module, second, getattr(norm, 'act', nn.Identity()))
 
-@torch.inference_mode()
+@torch.no_grad()
 def folded(model: nn.Module, # In evaluation mode
            side=224 # Of the noise, in pixels
           ) -> nn.Module: # A copy, or the model itself where folding would change its scores
@@ -82,7 +82,7 @@ def folded(model: nn.Module, # In evaluation mode
     same = torch.allclose(fast(noise), model(noise), rtol=1e-4, atol=1e-4)
     return fast if same else model
 
-# %% ../../nbs/models/10_exporting.ipynb #878497c7
+# %% ../../nbs/models/10_exporting.ipynb #939ebff0
 EXPORT_FORMS = {Cells: ExportCells, FastCells: ExportCells, Conv2dSame: ExportConv}
 
 def exporting_form(model: nn.Module) -> nn.Module: # A copy, in evaluation mode, on the processor
@@ -90,7 +90,7 @@ def exporting_form(model: nn.Module) -> nn.Module: # A copy, in evaluation mode,
     side = getattr(model, 'facts', {}).get('protocol', {}).get('crop_size', 224)
     twin = folded(copy.deepcopy(model).cpu().eval(), side)
     for module in twin.modules(): module.__class__ = EXPORT_FORMS.get(type(module), type(module))
-    return twin
+    return twin.requires_grad_(False)
 
 # %% ../../nbs/models/10_exporting.ipynb #9efc5e7a
 def points_of(raw: torch.Tensor, # (B,)

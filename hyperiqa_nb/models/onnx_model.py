@@ -24,7 +24,7 @@ from .checkpoints import DEFAULT_CHECKPOINT, check_interval, load_model, stated_
 from .exporting import BytesToScore, folded, points_of
 from .strangers import check_record, refusing
 
-# %% ../../nbs/models/14_onnx_model.ipynb #93161399
+# %% ../../nbs/models/14_onnx_model.ipynb #ed1299f0
 ONNX_OPSET = 17 # ONNX of 2022: runtimes of the last years know it
 RECORD = 'hyperiqa_nb' # The name of the record in the metadata
 
@@ -52,6 +52,7 @@ def onnx_bytes(model, # From `load_model`
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # torch's older exporter warns at length that there is a newer one
         torch.onnx.export(BytesToScore(model), (example,), file, dynamo=False, opset_version=ONNX_OPSET,
+                          autograd_inlining=False, # Older versions of torch cannot put `SameConv` apart
                           input_names=['photographs'], output_names=['scores', 'raw_scores'],
                           dynamic_axes={'photographs': free, 'scores': {0: 'batch'}, 'raw_scores': {0: 'batch'}})
     written = onnx.load_from_string(file.getvalue())
