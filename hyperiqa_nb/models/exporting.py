@@ -37,29 +37,30 @@ class ExportCells(Cells):
         rows, columns = (mean_matrix(length, self.output_size).to(m) for length in m.shape[2:])
         return rows @ m @ columns.T
 
-# %% ../../nbs/models/10_exporting.ipynb #a88dbfcd
+# %% ../../nbs/models/10_exporting.ipynb #f3aafe1c
 class SameConv(torch.autograd.Function):
     "A convolution with 'same' padding: computed here, named in an exported file."
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, dilation, groups):
+    def forward(ctx, x, weight, bias, stride, groups):
         pads = []
-        for length, kernel, step, apart in zip(x.shape[:1:-1], weight.shape[:1:-1], stride[::-1], dilation[::-1]):
-            total = max(0, (-(-length // step) - 1) * step + (kernel - 1) * apart + 1 - length)
+        for length, kernel, step in zip(x.shape[:1:-1], weight.shape[:1:-1], stride[::-1]):
+            total = max(0, (-(-length // step) - 1) * step + kernel - length)
             pads += [total // 2, total - total // 2]
         if any(pads): x = F.pad(x, pads)
-        return F.conv2d(x, weight, bias, stride, 0, dilation, groups)
+        return F.conv2d(x, weight, bias, stride, 0, 1, groups)
 
     @staticmethod
-    def symbolic(g, x, weight, bias, stride, dilation, groups):
+    def symbolic(g, x, weight, bias, stride, groups):
         tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
         return g.op('Conv', *tensors, auto_pad_s='SAME_UPPER', kernel_shape_i=weight.type().sizes()[2:],
-                    strides_i=stride, dilations_i=dilation, group_i=groups)
+                    strides_i=stride, group_i=groups)
 
 class ExportConv(Conv2dSame):
     "A convolution whose padding follows from the shape."
     def forward(self, x: torch.Tensor # (B, C, H, W)
                ): # (B, out, H / stride, W / stride), rounded up
-        return SameConv.apply(x, self.weight, self.bias, self.stride, self.dilation, self.groups)
+        if set(self.dilation) != {1}: return super().forward(x) # ONNX Runtime knows no such padding with holes
+        return SameConv.apply(x, self.weight, self.bias, self.stride, self.groups)
 
 # %% ../../nbs/models/10_exporting.ipynb #8707531e
 def fold_norms(module: nn.Module):

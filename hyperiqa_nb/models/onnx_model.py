@@ -59,14 +59,14 @@ def onnx_bytes(model, # From `load_model`
     onnx.helper.set_model_props(written, {RECORD: json.dumps(onnx_record(model))} | (metadata or {}))
     return written.SerializeToString()
 
-# %% ../../nbs/models/14_onnx_model.ipynb #8205fbf0
+# %% ../../nbs/models/14_onnx_model.ipynb #b5391636
 def onnx_session(file, # A path, or the bytes of a file
                  threads=0 # For one photograph, 0 for all there are
                 ):
     "ONNX Runtime on the processor."
     import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level, options.enable_mem_pattern = threads, 3, False
+    options.intra_op_num_threads, options.log_severity_level, options.enable_mem_pattern = threads, 4, False
     file = file if isinstance(file, bytes) else str(file)
     return onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
 
