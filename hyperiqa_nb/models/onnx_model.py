@@ -158,7 +158,7 @@ def load_to_score(path: str | Path = DEFAULT_CHECKPOINT, # See `checkpoint_file`
     load = load_onnx if Path(path).suffix == '.onnx' else load_model
     return load(path, score_range, lower_better)
 
-# %% ../../nbs/models/14_onnx_model.ipynb #15b23317
+# %% ../../nbs/models/14_onnx_model.ipynb #8853e0eb
 def source_files(model) -> list: # Of paths
     "The files that say how a network computes."
     try: own = {inspect.getfile(type(module)) for module in model.modules()}
@@ -191,7 +191,7 @@ def kept_onnx(model, # From `load_model`, on the processor
     path.parent.mkdir(exist_ok=True)
     try: return OnnxModel(path, record)
     except Exception: # Not there, or torn
-        if say: say(f"Made once and kept in {path.parent}: the form in which ONNX Runtime scores.")
+        if say: say("Brought into the form in which ONNX Runtime scores; it is kept for the next time.")
     return OnnxModel(keep_onnx(model, path), record)
 
 def quick_form(model, # From `load_model`, in evaluation mode
