@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from hard_ranks import ranks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -386,7 +387,7 @@ def memory(count):
 
 
 CHECKS = {'images': (images, 1000, 40), 'lists': (lists, 300, 40), 'checkpoints': (checkpoints, 600, 12),
-          'kills': (kills, 50, 3), 'memory': (memory, 10073, 0)}
+          'kills': (kills, 50, 3), 'ranks': (ranks, 10, 0), 'memory': (memory, 10073, 0)}
 
 
 def main():

@@ -25,7 +25,7 @@ from ..core import InputError, cache_folder, free_memory, room_in, unwritable, w
 from .decoding import load_image, open_image, parse_size, refuse_irregular
 from .manifest import Manifest
 
-# %% ../../nbs/data/11_pixels.ipynb #458a55d0
+# %% ../../nbs/data/11_pixels.ipynb #8b15e820
 @dataclass(frozen=True)
 class ImageSet:
     "Decoded photographs with their scores."
@@ -35,6 +35,10 @@ class ImageSet:
     sizes: dict = field(default_factory=dict) # Name of a dataset -> its photographs, in their order; {} for one alone
 
     def __len__(self): return len(self.names)
+
+    def part(self, which: slice):
+        "Some of the photographs."
+        return ImageSet(self.names[which], self.pixels[which], self.mos[which])
 
     def digest(self) -> str: # 12 hex digits
         "Of names, scores and shapes, and of the middle row of each photograph."
@@ -118,7 +122,7 @@ def in_turn(pool, f, items, # A pool of threads; a function of one item
         if len(waiting) >= window: yield waiting.popleft().result()
     while waiting: yield waiting.popleft().result()
 
-# %% ../../nbs/data/11_pixels.ipynb #5eb638b8
+# %% ../../nbs/data/11_pixels.ipynb #d81b4fbd
 def perform(f): return f()
 
 class DecodedAhead:
@@ -128,7 +132,8 @@ class DecodedAhead:
 
     def __len__(self): return len(self.decoders)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i): # An index; for a slice, those of its photographs
+        if isinstance(i, slice): return DecodedAhead(self.decoders[i])
         waiting = self.waiting.pop(i, None)
         return waiting.result() if waiting else self.decoders[i]()
 
