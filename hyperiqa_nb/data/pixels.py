@@ -6,7 +6,7 @@
 __all__ = ['IN_MEMORY', 'DECODER', 'ImageSet', 'PixelFile', 'decoded_bytes', 'file_key', 'in_turn', 'perform', 'DecodedAhead',
            'decoders_of', 'keep_decoded', 'refuse_broken', 'load_images', 'large_set']
 
-# %% ../../nbs/data/11_pixels.ipynb #f3f6fd20
+# %% ../../nbs/data/11_pixels.ipynb #33438272
 import hashlib
 import os
 from collections import deque
@@ -21,7 +21,7 @@ import PIL
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ..core import InputError, cache_folder, free_memory, room_in, unwritable, written_whole
+from ..core import InputError, cache_folder, free_memory, room_in, unwritable, writing_to, written_whole
 from .decoding import load_image, open_image, parse_size, refuse_irregular
 from .manifest import Manifest
 
@@ -49,7 +49,7 @@ class ImageSet:
             found.update(np.ascontiguousarray(pixels[len(pixels) // 2]))
         return found.hexdigest()[:12]
 
-# %% ../../nbs/data/11_pixels.ipynb #7cc2e914
+# %% ../../nbs/data/11_pixels.ipynb #df4b1f90
 IN_MEMORY = 800_000_000 # Bytes of one set of photographs
 DECODER = 1 # Raised when `load_image` gives other pixels than before
 
@@ -83,7 +83,9 @@ class PixelFile:
                     places[key], end = (end, pixels.shape), end + pixels.nbytes
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error: raise unwritable(self.data, error) from None
+        except OSError as error:
+            if self.data.exists(): os.truncate(self.data, self.end)
+            raise unwritable(self.data, error) from None
         with written_whole(self.list) as partial, open(partial, 'wb') as file:
             rows = np.array([[start, *shape] for start, shape in places.values()], np.int64)
             np.savez(file, keys=np.array([*places], 'U32'), rows=rows)
@@ -171,7 +173,7 @@ def keep_decoded(file: PixelFile, decode, # A function of a name: pixels, or an 
         if fresh: file.append(fresh)
     return broken
 
-# %% ../../nbs/data/11_pixels.ipynb #db208d2e
+# %% ../../nbs/data/11_pixels.ipynb #6b1d0b10
 def refuse_broken(broken: list, count): # `InputError`s; of photographs
     "All that is wrong in one `InputError`; nothing where nothing is."
     if broken: raise InputError(f"{len(broken)} of {count} photographs cannot be used:\n" + '\n'.join(map(str, broken)))
@@ -209,6 +211,7 @@ def large_set(paths, keys, sizes, decode, folder, crop_size, resize, progress): 
         print(f"{folder} has room for {room_in(folder) / 1e6:,.0f} MB and {need / 1e6:,.0f} MB are needed: photographs "
               "are decoded again in every epoch. HYPERIQA_CACHE can name a folder with more room.")
         return DecodedAhead([partial(load_image, path, crop_size, resize) for path in paths])
-    broken = keep_decoded(file, decode, {key: path for key, (path, _) in wanted.items()}, need, progress)
+    with writing_to(folder):
+        broken = keep_decoded(file, decode, {key: path for key, (path, _) in wanted.items()}, need, progress)
     refuse_broken(broken, len(paths))
     return file.arrays(keys)

@@ -9,7 +9,7 @@ __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'other_dataset', 'with_added', 'data
            'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
            'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #1d91e499
+# %% ../../nbs/runs/07_one_run.ipynb #5ae8a6f9
 import logging
 from contextlib import ExitStack
 from copy import deepcopy
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, entries, file_hash, find_project, pick, typed_options
+from ..core import InputError, entries, file_hash, find_project, pick, typed_options, writing_to
 from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
@@ -225,7 +225,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     for row in trainer.rows if trainer.ranks.first else []: keep(row)
     return facts
 
-# %% ../../nbs/runs/07_one_run.ipynb #0af927a1
+# %% ../../nbs/runs/07_one_run.ipynb #bf7fff18
 @dataclass
 class Outcome:
     "What a run gives."
@@ -254,8 +254,9 @@ def new_folder(parent: Path, name) -> Path:
     "Make a folder that was not there: where several runs end in one second, the names of the later ones get a number."
     for number in count(1):
         folder = parent/(name if number == 1 else f'{name}_{number}')
-        try: folder.mkdir(parents=True)
-        except FileExistsError: continue
+        with writing_to(folder):
+            try: folder.mkdir(parents=True)
+            except FileExistsError: continue
         return folder
 
 def save_outcome(outcome: Outcome, folder, # Of all checkpoints

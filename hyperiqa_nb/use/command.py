@@ -7,7 +7,7 @@ __all__ = ['EXIT', 'score_parser', 'add_output', 'add_scoring', 'check_arguments
            'explain_row', 'score_all', 'Terminated', 'terminable', 'count_beside', 'summary', 'map_folder',
            'score_share', 'run_scoring', 'score_command']
 
-# %% ../../nbs/use/05_command.ipynb #0ea2f4a4
+# %% ../../nbs/use/05_command.ipynb #54261934
 import argparse
 import math
 import signal
@@ -18,16 +18,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import hyperiqa_nb
-from ..core import InputError
+from ..core import InputError, Unwritable
 from ..training import Ranks, Recipe, choices_of, launch_note, speaks, tell
 from .photographs import PhotographSearch
 from .rows import FORMATS, Printer, Progress, RowFile, Selection, check_target, shown_time
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #785587cd
+# %% ../../nbs/use/05_command.ipynb #98702c32
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
-        "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
-        "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
+        "--out or --map cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by "
+        "Ctrl-C or SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
         "torchrun --nproc_per_node N $(which hyperiqa_score) ... scores on N devices.")
 
 def score_parser() -> argparse.ArgumentParser:
@@ -116,7 +116,7 @@ def model_of(args, ranks # From `score_parser`; `Ranks`
     if args.device in (None, 'cpu'): return model
     raise InputError(f"--device {args.device}: an exported file is scored on the processor. Take the checkpoint.")
 
-# %% ../../nbs/use/05_command.ipynb #8b8460b9
+# %% ../../nbs/use/05_command.ipynb #0bef5919
 @dataclass
 class Tally:
     "What became of the photographs."
@@ -134,6 +134,7 @@ def explain_row(maps, # `MapFolder`
                 row, progress):
     "Write the picture for a row, or a note where the photograph cannot be read again."
     try: maps.write(row['image'])
+    except Unwritable: raise
     except InputError as error: progress.note(f'no map: {error}')
 
 def score_all(found, # Rows and messages, of `BulkScorer.each`
