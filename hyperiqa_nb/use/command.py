@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXIT', 'score_parser', 'add_output', 'add_scoring', 'check_arguments', 'pick_device', 'model_of', 'Tally',
            'explain_row', 'score_all', 'Terminated', 'terminable', 'count_beside', 'summary', 'map_folder',
-           'run_scoring', 'score_command']
+           'score_share', 'run_scoring', 'score_command']
 
-# %% ../../nbs/use/05_command.ipynb #f2b5121b
+# %% ../../nbs/use/05_command.ipynb #54261934
 import argparse
 import math
 import signal
@@ -18,16 +18,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import hyperiqa_nb
-from ..core import InputError
-from ..training import Recipe, choices_of
+from ..core import InputError, Unwritable
+from ..training import Ranks, Recipe, choices_of, launch_note, speaks, tell
 from .photographs import PhotographSearch
 from .rows import FORMATS, Printer, Progress, RowFile, Selection, check_target, shown_time
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #0fd7d880
+# %% ../../nbs/use/05_command.ipynb #98702c32
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
-        "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
-        "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out.")
+        "--out or --map cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by "
+        "Ctrl-C or SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
+        "torchrun --nproc_per_node N $(which hyperiqa_score) ... scores on N devices.")
 
 def score_parser() -> argparse.ArgumentParser:
     "What `hyperiqa_score` takes."
@@ -42,8 +43,8 @@ def score_parser() -> argparse.ArgumentParser:
              "standard input, one path a line")
     add('--model', metavar='NAME',
         help="a checkpoint of hyperiqa_train or hyperiqa_run (checkpoints/.../best_model_*.safetensors, or its "
-             "folder), or one of the original programs, or the name of a model in the package (default: lite0_livec, "
-             "trained on LIVE In the Wild)")
+             "folder), or one of the original programs, or a file of hyperiqa_export (*.onnx), or the name of a model "
+             "in the package (default: lite0_livec, trained on LIVE In the Wild)")
     add('--score_range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
         help="the scale of the scores of another program's checkpoint, which the file does not state, such as 0 1 or "
              "1 5: scores are mapped to 0-100 and cut off there (default: shown as they are)")
@@ -79,10 +80,10 @@ def add_scoring(parser):
     precision, = (f for f in fields(Recipe) if f.name == 'precision')
     add('--precision', choices=choices_of(precision), default='fp32',
         help="of the forward pass; auto takes bf16 where the device is faster in it, which moves a score by a tenth "
-             "of a point or so (default: fp32)")
+             "of a point or so (default: fp32, on a processor by ONNX Runtime for networks of convolutions)")
     add('--device', help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
 
-# %% ../../nbs/use/05_command.ipynb #1c398138
+# %% ../../nbs/use/05_command.ipynb #0a94212b
 def check_arguments(args # From `score_parser`
                    ):
     "An `InputError` for what can be seen without loading anything."
@@ -100,16 +101,22 @@ def pick_device(name=None # As torch calls it; None: a GPU where there is one
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used ({reason}). Leave it out, or take cpu.") from None
 
-def model_of(args # From `score_parser`
-            ): # From `load_model`
+def model_of(args, ranks # From `score_parser`; `Ranks`
+            ): # From `load_to_score`
     "The model that the arguments name, on its device."
     from hyperiqa_nb.data import parse_crops
-    from hyperiqa_nb.models import load_model
+    from hyperiqa_nb.models import DEFAULT_CHECKPOINT, OnnxModel, load_to_score
     if args.test_crops: parse_crops(args.test_crops)
-    device, stated = pick_device(args.device), {'score_range': args.score_range, 'lower_better': args.lower_better}
-    return (load_model(args.model, **stated) if args.model else load_model(**stated)).to(device)
+    if ranks.count > 1 and args.device not in (None, 'cpu'):
+        raise InputError(f"--device {args.device} is one device, and {ranks.count} processes need one each: leave it "
+                         "out.")
+    device = pick_device(args.device or (str(ranks.device) if ranks.count > 1 else None))
+    model = load_to_score(args.model or DEFAULT_CHECKPOINT, args.score_range, args.lower_better)
+    if not isinstance(model, OnnxModel): return model.to(device)
+    if args.device in (None, 'cpu'): return model
+    raise InputError(f"--device {args.device}: an exported file is scored on the processor. Take the checkpoint.")
 
-# %% ../../nbs/use/05_command.ipynb #8b8460b9
+# %% ../../nbs/use/05_command.ipynb #0bef5919
 @dataclass
 class Tally:
     "What became of the photographs."
@@ -127,6 +134,7 @@ def explain_row(maps, # `MapFolder`
                 row, progress):
     "Write the picture for a row, or a note where the photograph cannot be read again."
     try: maps.write(row['image'])
+    except Unwritable: raise
     except InputError as error: progress.note(f'no map: {error}')
 
 def score_all(found, # Rows and messages, of `BulkScorer.each`
@@ -184,24 +192,35 @@ def summary(tally, progress, search, out) -> str:
     if out: said.append(f'{out.count:,} rows in {out.path}')
     return ', '.join(said) + '.'
 
-# %% ../../nbs/use/05_command.ipynb #c1f83f3c
+# %% ../../nbs/use/05_command.ipynb #b8882587
 def map_folder(model, args): # `MapFolder`, see [why](07_why.ipynb); None without --map
     "Where the pictures of --map go."
     if not args.map: return None
     from hyperiqa_nb.use.why import MapFolder
     return MapFolder(model, args.map, args.full_size)
 
-def run_scoring(args # From `score_parser`
+def score_share(scorer, ranks) -> int: # Exit status
+    "Score what the first of several processes deals out."
+    from hyperiqa_nb.use.bulk import each_of
+    try:
+        with terminable(): list(each_of(scorer, ranks, []))
+    except KeyboardInterrupt as stop: return 143 if isinstance(stop, Terminated) else 130
+    return 0
+
+def run_scoring(args, ranks # From `score_parser`; `Ranks`
                ) -> int: # Exit status
     "Check the arguments, score, print and write."
-    check_arguments(args)
-    from hyperiqa_nb.use.bulk import COLUMNS, BulkScorer
-    model, tally, progress = model_of(args), Tally(), Progress()
-    progress.note(model_line(model))
+    with ranks.together():
+        if ranks.first: check_arguments(args)
+        from hyperiqa_nb.use.bulk import COLUMNS, BulkScorer, each_of
+        model, tally, progress = model_of(args, ranks), Tally(), Progress()
+        say = progress.note if ranks.first else None
+        scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision, say)
+    if not ranks.first: return score_share(scorer, ranks)
     unknown = scale_line(model)
-    if unknown: progress.note(unknown)
+    for note in (launch_note(), model_line(model), unknown):
+        if note: progress.note(note)
     extra = dict(model=model.checkpoint['name'], version=model.checkpoint['version'])
-    scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision)
     search = PhotographSearch(args.photographs)
     printer = shown = Printer(args.format, 3 if unknown else 1)
     if args.sort or args.top: shown = Selection(args.sort != 'worst', args.top or 0)
@@ -209,7 +228,7 @@ def run_scoring(args # From `score_parser`
     maps = map_folder(model, args)
     count_beside(progress, args.photographs)
     try:
-        with terminable(): score_all(scorer.each(search), extra, args, tally, progress, out, shown, maps)
+        with terminable(): score_all(each_of(scorer, ranks, search), extra, args, tally, progress, out, shown, maps)
     except KeyboardInterrupt as stop: tally.stopped = 143 if isinstance(stop, Terminated) else 130
     progress.clear()
     if shown is not printer:
@@ -220,11 +239,17 @@ def run_scoring(args # From `score_parser`
 
 def score_command(argv=None):
     "`hyperiqa_score`: score photographs from the command line."
-    try: status = run_scoring(score_parser().parse_args(argv))
+    try:
+        ranks = Ranks()
+        with ranks.together(), ranks.hushed(): args = score_parser().parse_args(argv)
+        status = run_scoring(args, ranks)
+        ranks.leave()
     except InputError as error:
-        print(f"hyperiqa_score: {error}", file=sys.stderr)
+        tell(error, f"hyperiqa_score: {error}")
         status = 2
     except KeyboardInterrupt:
-        print("hyperiqa_score: stopped before the first score.", file=sys.stderr)
+        if speaks(): print("hyperiqa_score: stopped before the first score.", file=sys.stderr)
         status = 130
     if status: sys.exit(status)
+
+if __name__ == '__main__' and '__file__' in globals(): score_command() # `python -m`, not a notebook
