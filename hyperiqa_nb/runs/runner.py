@@ -81,12 +81,12 @@ class EpochBar:
         self.show()
         self.bar.close()
 
-# %% ../../nbs/runs/12_runner.ipynb #effdd78b
+# %% ../../nbs/runs/12_runner.ipynb #ba1fbf72
 def one_test_part(planned: list, data_dir='') -> list: # Of `PlannedRun`; of str
     "A sentence for each dataset of which a plan has several splits and the owner's files fix one test part."
     from hyperiqa_nb.runs.run import run_manifest
     splits, lines = {}, []
-    for run in [p.run for p in planned if p.run.split_scheme != 'random']:
+    for run in [p.run for p in planned if p.run.split_scheme != 'random' and not p.run.close_test]:
         splits.setdefault((run.dataset, run.dataset_options), {})[run.split_id] = run
     for (name, _), runs in splits.items():
         if len(runs) == 1: continue

@@ -79,7 +79,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #a6ec8a71
+# %% ../../nbs/training/05_parameters.ipynb #cee2931d
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -119,10 +119,10 @@ class DataParameters(Parameters):
 
     def check(self):
         super().check()
-        _, number, share = self.other_scheme
-        self.check_range('other_split', number >= 0 and 0 < share < 1, 'SCHEME:ID:VAL_SHARE as in the run itself')
         self.check_range('split_id', self.split_id >= 0, 'at least 0')
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
+        _, number, share = self.other_scheme
+        self.check_range('other_split', number >= 0 and 0 < share < 1, 'SCHEME:ID:VAL_SHARE, as for the run itself')
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
         for name, count in self.calibration_counts.items():

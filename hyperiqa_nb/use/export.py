@@ -14,7 +14,7 @@ from .. import __version__
 from ..core import InputError, check_folder, written_whole
 from .scoring import scoring_protocol
 
-# %% ../../nbs/use/10_export.ipynb #fa50f655
+# %% ../../nbs/use/10_export.ipynb #ad94f071
 def input_words(protocol: dict # Of `scoring_protocol`
                ) -> str:
     "How a photograph is prepared for an exported model."
@@ -36,7 +36,7 @@ def onnx_metadata(model # From `load_model`
             'normalisation': f'inside the graph: (value / 255 - {list(model.mean)}) / {list(model.std)}',
             'output': f'scores: float32, (batch,), {known}; raw_scores: float32, (batch,), before the scale',
             'trained_on': facts.get('dataset', 'unknown'),
-            'run': facts.get('run_id', 'unknown'), 'licence': 'MIT',
+            'run': facts.get('run_id', 'unknown'), 'licence': facts.get('licence', 'unknown'),
             'notice': facts.get('notice', 'The licence of the weights is that of whoever trained them.')}
     return said | {f'test_{name}': f'{value:.4f}' for name, value in facts.get('test_metrics', {}).items()}
 
