@@ -175,14 +175,14 @@ def run_scores(run: Run, trainer, images: dict, progress=True) -> tuple: # Of ta
         predictions.append(pd.DataFrame(table))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../../nbs/runs/07_one_run.ipynb #aa0da1ad
-def shared_training(run: Run, results, data: RunData
+# %% ../../nbs/runs/07_one_run.ipynb #8c6f5c71
+def shared_training(run: Run, results, data: RunData, root=None # Of checkpoints; None: the project
     ) -> dict: # Of its record, with the table `curves` and the path `checkpoint`; {} where the run has to be trained
     "The finished training that ends with the weights of this run, if its checkpoint is still there."
     training = run.training
     if training == run or not is_done(results, training.run_id): return {}
     facts = record_of(results, training.run_id)
-    checkpoint = (find_project() or Path.cwd())/facts['checkpoint']
+    checkpoint = Path(root or find_project() or Path.cwd())/facts['checkpoint']
     now = [as_text(NUMERICS), data.manifest.fingerprint(), as_text(data.others)]
     if not checkpoint.is_file() or [facts[name] for name in ('numerics', 'data', 'other_data')] != now: return {}
     curves = run_rows(results, 'curves', training.run_id).drop(columns='run_id')
@@ -267,7 +267,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #60223a82
+# %% ../../nbs/runs/07_one_run.ipynb #9966f7dc
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -277,7 +277,7 @@ def save_best(run: Run, trainer, manifest, path: Path):
     save_checkpoint(model, path, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
                     dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch)
 
-def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress
+def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress, root
                   ) -> tuple: # (run_id of the training, seconds of its earlier sittings)
     "Train, or take the weights of a finished training."
     def keep(row):
@@ -285,7 +285,7 @@ def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, 
         log.info(log_line(row))
         if row['epoch'] == trainer.best_epoch and trainer.best_weights:
             save_best(run, trainer, data.manifest, best_file(state))
-    shared = shared_training(run, results, data)
+    shared = shared_training(run, results, data, root)
     if shared:
         log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
         take_over(trainer, shared, keep)
@@ -306,7 +306,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #158959a5
+# %% ../../nbs/runs/07_one_run.ipynb #96a2ffde
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -314,9 +314,10 @@ def train_run(run: Run, results, # Folder of records
               progress=True,
               log_to=None, # Called with each line of the log
               variant='', # The run's name in its plan
+              root=None, # Where `logs` and `checkpoints` lie; None: the project
     ) -> Outcome:
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
-    root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
+    root, started, cpu_started = Path(root or find_project() or Path.cwd()), perf_counter(), process_time()
     check_format(run, checkpoint_format)
     with ExitStack() as held:
         held.enter_context(run_lock(results, run.run_id))
@@ -328,7 +329,8 @@ def train_run(run: Run, results, # Folder of records
         record, log = Record(PlannedRun(variant, run), results), run_log(run, root, log_to)
         held.callback(log.handlers[0].close)
         if run.frozen_backbone: trainer.cache.say = log.info if log_to else partial(say_and_log, log)
-        trained, earlier = train_or_share(run, trainer, results, data, state, log, record, resume, progress)
+        trained, earlier = train_or_share(run, trainer, results, data, state, log, record, resume, progress,
+                                          root)
         how = 'the last' if run.select_by == 'last' else f'chosen on {run.select_on} by {run.select_by}'
         log.info(f"kept epoch {trainer.best_epoch}, {how}")
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))
