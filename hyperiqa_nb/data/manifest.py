@@ -19,8 +19,8 @@ import pandas as pd
 
 from ..core import InputError, pick, printable
 
-# %% ../../nbs/data/01_manifest.ipynb #64de4edf
-PARTS = ['train', 'val', 'test']
+# %% ../../nbs/data/01_manifest.ipynb #62d38b7e
+PARTS = ['train', 'val', 'test', 'calibration']
 
 @dataclass(frozen=True)
 class Manifest:
@@ -59,7 +59,7 @@ def refuse_first(source, # The score file, for the message
     says = says.format_map(row.to_dict() | {'number': row.name + 1})
     raise InputError(f"{source}: {says} ({wrong.sum():,} such in all).")
 
-# %% ../../nbs/data/01_manifest.ipynb #b70af4f1
+# %% ../../nbs/data/01_manifest.ipynb #c2fd7e98
 def check_scores(source, table: pd.DataFrame, low, high # The owner's range of scores
                 ) -> pd.Series: # The scores as numbers
     "Refuse a table that cannot be right."
@@ -76,7 +76,7 @@ def check_scores(source, table: pd.DataFrame, low, high # The owner's range of s
            "which a CSV file's score_min and score_max can change")
     refuse(table.content.isna(), "{image} has no content. Name one in every row, or leave the column out")
     refuse((table.split != '') & ~table.split.isin(PARTS),
-           "the split of {image} is '{split}'; it must be train, val or test")
+           "the split of {image} is '{split}'; it must be train, val, test or calibration")
     refuse((table.split == '') & (table.split != '').any(),
            "{image} has no split and others have. Name one in every row, or leave the column out")
     return numbers

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOLDS', 'SCHEMES', 'check_leaks', 'draw_parts', 'draw_fold', 'known_groups', 'with_groups', 'split_dataset',
-           'check_shares', 'check_enough', 'seen_in_test', 'without_copies']
+           'check_shares', 'check_enough', 'seen_in', 'without_copies', 'with_calibration']
 
 # %% ../../nbs/data/09_splits.ipynb #c56bc611
 from dataclasses import replace
@@ -62,7 +62,7 @@ def with_groups(manifest: Manifest) -> Manifest:
     joined = dict(zip(table.content[group.notna()], group.dropna()))
     return replace(manifest, table=table.assign(content=[joined.get(content, content) for content in table.content]))
 
-# %% ../../nbs/data/09_splits.ipynb #b9318653
+# %% ../../nbs/data/09_splits.ipynb #9cd1e083
 FOLDS = 5 # Of one repeat
 SCHEMES = ['auto', 'official', 'official_apart', 'random', 'random_apart', 'grouped', 'folds']
 
@@ -70,8 +70,9 @@ def split_dataset(manifest: Manifest,
                   split_id=0, # Seed of the random parts; with 'folds', 5 r + f tests fold f of repeat r
                   scheme='auto', # One of `SCHEMES`; 'auto' is 'official' where there is such a split, else 'random'
                   val=.1, test=.2, # Shares of all contents; at least one content each
-    ) -> Manifest: # With 'train', 'val' or 'test' in every row
-    "Divide a dataset into training, validation and test."
+                  calibration=0 # Contents of the training part that are held out for intervals
+    ) -> Manifest: # With one of `PARTS` in every row
+    "Divide a dataset into training, validation and test, and calibration where it is asked for."
     pick(scheme, SCHEMES, 'split scheme')
     check_shares(split_id, val, test)
     kind, _, apart = scheme.partition('_')
@@ -94,7 +95,8 @@ def split_dataset(manifest: Manifest,
     table.loc[free.index, 'split'] = [parts.get(content, 'train') for content in free.content]
     check_leaks(manifest.name, table)
     divided = replace(manifest, table=table)
-    return without_copies(divided) if apart else divided
+    if apart: divided = without_copies(divided)
+    return with_calibration(divided, calibration, split_id) if calibration else divided
 
 # %% ../../nbs/data/09_splits.ipynb #7111ffdd
 def check_shares(split_id, val, test):
@@ -112,15 +114,28 @@ def check_enough(name, contents: int, # That can be drawn
         wanted = ', '.join(f'{count} in {part}' for part, count in counts.items())
         raise InputError(f"{name} has {contents} contents, too few for {wanted} and some in training.")
 
-# %% ../../nbs/data/09_splits.ipynb #930b5830
-def seen_in_test(manifest: Manifest # Divided
-                ) -> list: # Images of training and validation
-    "What is known to show the same as a photograph of the test part."
+# %% ../../nbs/data/09_splits.ipynb #cc9beee9
+def seen_in(manifest: Manifest, # Divided
+            part='test') -> list: # Images of training and validation
+    "What is known to show the same as a photograph of a part."
     table = with_groups(manifest).table
-    tested = set(table.content[table.split == 'test'])
-    return table.image[(table.split != 'test') & table.content.isin(tested)].tolist()
+    held = set(table.content[table.split == part])
+    return table.image[table.split.isin(['train', 'val']) & table.content.isin(held)].tolist()
 
-def without_copies(manifest: Manifest # Divided
-                  ) -> Manifest:
-    "The same without photographs of training and validation that show what a test photograph shows."
-    return replace(manifest, table=manifest.table[~manifest.table.image.isin(seen_in_test(manifest))])
+def without_copies(manifest: Manifest, # Divided
+                   part='test') -> Manifest:
+    "The same without photographs of training and validation that show what a photograph of a part shows."
+    return replace(manifest, table=manifest.table[~manifest.table.image.isin(seen_in(manifest, part))])
+
+# %% ../../nbs/data/09_splits.ipynb #7f875478
+def with_calibration(manifest: Manifest, # Divided
+                     count, # Contents of the training part
+                     split_id) -> Manifest:
+    "The same with a part `calibration`, which was training, and nothing like it in training and validation."
+    table = manifest.table.copy()
+    free = table[table.split == 'train']
+    counts = {'calibration': count}
+    check_enough(manifest.name, free.content.nunique(), counts)
+    parts = draw_parts(free.content.unique(), counts, split_id)
+    table.loc[free.index, 'split'] = [parts.get(content, 'train') for content in free.content]
+    return without_copies(replace(manifest, table=table), 'calibration')

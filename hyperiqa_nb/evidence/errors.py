@@ -18,10 +18,10 @@ from .predictions import align
 from ..runs import record_of, run_manifest, run_predictions
 from ..training import fit_logistic
 
-# %% ../../nbs/evidence/12_errors.ipynb #9b257035
+# %% ../../nbs/evidence/12_errors.ipynb #1dc28af2
 def split_key(run):
     "Runs with the same key have the same photographs in every part."
-    return run.dataset, run.dataset_options, run.split_id, run.split_scheme, run.val_share
+    return run.dataset, run.dataset_options, run.split_id, run.split_scheme, run.val_share, run.calibration
 
 def test_scores(plan: list, # Of `PlannedRun`
                 results, # Folder of the records

@@ -137,7 +137,7 @@ def write_report(name, # Of an experiment: 'speed', or one of `list_reports`
     tidy_notebook(book, of)
     return write_html(book, page)
 
-# %% ../../nbs/evidence/20_pages.ipynb #5fa55354
+# %% ../../nbs/evidence/20_pages.ipynb #dd2f77db
 def opening(path) -> str:
     "The first sentence that an executed notebook has computed, or else the line that says what it shows."
     for cell in json.loads(Path(path).read_text(encoding='utf-8'))['cells']:
@@ -149,6 +149,8 @@ def opening(path) -> str:
 def write_index(reports) -> Path: # The folder `reports`; gives its README.md
     "Write the list of the reports: one line each with what it says."
     lines, reports = [], Path(reports)
+    for path in sorted(reports.glob('*.ipynb')):
+        lines += ['', f'**[{page_heading(path)[0]}]({path.name})**: {opening(path)}']
     for folder in sorted({path.parent for path in reports.glob('*/*.ipynb')}):
         found = [(path, page_heading(path)[0]) for path in sorted(folder.glob('*.ipynb'))]
         found = [(path, title) for path, title in found

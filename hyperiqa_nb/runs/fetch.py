@@ -146,13 +146,13 @@ def unpack(archive, root, places: dict, # Ending -> folder below `root`; members
                          "Delete it and its .sha256, and fetch it again.") from None
     return len(wanted)
 
-# %% ../../nbs/runs/08_fetch.ipynb #42256de5
+# %% ../../nbs/runs/08_fetch.ipynb #a04c831d
 def sources() -> dict: # Name -> `Entry`
-    "Everything that says where it comes from: datasets, and weights of models."
-    return {name: entry for kind in ('dataset', 'weights') for name, entry in entries(kind).items()
+    "Everything that says where it comes from: datasets, weights of models, predictions of others."
+    return {name: entry for kind in ('dataset', 'weights', 'predictions') for name, entry in entries(kind).items()
             if 'page' in entry.facts}
 
-# %% ../../nbs/runs/08_fetch.ipynb #bbfae81e
+# %% ../../nbs/runs/08_fetch.ipynb #4a6d24b4
 def accept(name, facts: dict, yes):
     "Show the terms of a source and ask for consent; an `InputError` without it."
     print(f"{name}: {facts['terms']}.\nThe owner's page, which decides: {facts['page']}", flush=True)
@@ -178,7 +178,7 @@ def download(name, # Of `sources`
     accept(name, facts, yes)
     for archive in facts['archives']:
         url = archive['url'].format(size=size)
-        path = root/url.rpartition('/')[2]
+        path = root/(archive.get('file') or url.rpartition('/')[2])
         print(f"{path.name}: {fetch(url, path, archive.get('sha256', ''), progress)}")
         places = {ending: place.format(size=size) for ending, place in archive.get('places', [])}
         if places: print(f"{path.name}: {unpack(path, root, places):,} files unpacked; it can be deleted.")

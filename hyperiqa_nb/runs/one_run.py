@@ -9,7 +9,7 @@ __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'on_scale', 'other_dataset', 'with_a
            'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
            'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #751e6c57
+# %% ../../nbs/runs/07_one_run.ipynb #303a5208
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,18 +24,18 @@ import pandas as pd
 import torch
 
 from ..core import InputError, find_project, pick, typed_options
-from ..data import ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides, split_dataset
+from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
 from .numerics import NUMERICS
 from .plan import PlannedRun
 from .records import as_text, is_done, run_rows
 from .results import record_of
-from .run import Run, named_values, run_manifest
+from .run import Run, in_parts, named_values, run_manifest
 from .working import Record, run_folder, run_lock
 from ..training import evaluate, figure_text, log_line, make_trainer, open_log
 
-# %% ../../nbs/runs/07_one_run.ipynb #4a73910f
+# %% ../../nbs/runs/07_one_run.ipynb #7f20b1b1
 def on_scale(mos, like): # (N,) scores of one dataset; (M,) scores of another
     "The scores with the mean and the deviation of the other dataset's."
     return (mos - mos.mean()) / (mos.std() or 1) * like.std() + like.mean()
@@ -48,7 +48,7 @@ def other_dataset(name, part, # Plain name; 'train', 'test' or '' for all of it
     if name == run.dataset or found.root.resolve() == own.root.resolve():
         raise InputError(f"{what}: '{name}' is the dataset that is trained on, or lies in its folder {found.root}.")
     if not part: return found
-    return split_dataset(found, run.split_id, run.split_scheme, run.val_share).subset(part)
+    return in_parts(run, name, found).subset(part)
 
 def with_added(images: ImageSet, added: dict # Name -> `ImageSet` of another dataset
               ) -> ImageSet:
@@ -64,17 +64,17 @@ def data_note(own: Manifest, run: Run, cross: dict, extra: dict) -> str: # Name 
     "What has to be said of the photographs."
     notes = [own.note, *(f'{name}: {m.note}' for name, m in (cross | extra).items() if m.note)]
     notes += [f'{name}: evaluated on the {len(m)} photographs of its test part'
-              for name, m in cross.items() if run.cross_parts[name]]
+              for name, m in cross.items() if run.cross_parts.get(name)]
     notes += [f'{name}: {len(m)} photographs in training as well, scores mapped to the mean and deviation of {own.name}'
               for name, m in extra.items()]
     return '; '.join(filter(None, notes))
 
-# %% ../../nbs/runs/07_one_run.ipynb #91e0f6d8
+# %% ../../nbs/runs/07_one_run.ipynb #b684bd0a
 @dataclass
 class RunData:
     "What a run learns from and is tested on."
     manifest: Manifest # Of its own dataset, divided
-    images: dict # 'train', 'val', 'test' and each cross dataset -> `ImageSet`
+    images: dict # 'train', 'val', 'test', 'calibration', each cross dataset, 'NAME:calibration' -> `ImageSet`
     counts: dict # The same -> photographs; those of `extra` datasets apart
     others: dict # 'cross NAME', 'extra NAME' -> fingerprint
 
@@ -86,7 +86,10 @@ def run_manifests(run: Run, data_dir='' # See `run_manifest`
     own = run_manifest(run, data_dir)
     cross = {name: other_dataset(name, part, 'cross', run, own, data_dir) for name, part in run.cross_parts.items()}
     extra = {name: other_dataset(name, 'train', 'extra', run, own, data_dir) for name in run.extra_datasets}
-    for name, manifest in {'val': own.subset('val'), 'test': own.subset('test'), **cross}.items():
+    cross |= {f'{name}:calibration': other_dataset(name, 'calibration', 'extra', run, own, data_dir)
+              for name in extra if name in run.calibration_counts}
+    evaluated = ['val'] if run.close_test else ['val', 'test']
+    for name, manifest in {**{part: own.subset(part) for part in evaluated}, **cross}.items():
         if len(manifest) < LEAST_TESTED:
             raise InputError(f"{own.name}: '{name}' has {len(manifest)} of {len(own)} photographs, and figures need "
                              f"at least {LEAST_TESTED}. Take more photographs, or another split (split_scheme, "
@@ -102,7 +105,7 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     "Decode what a run needs."
     shortest = max(run.crop_size, *parse_sides(run.crop_sizes or run.crop_size))
     decode = lambda manifest: load_images(manifest, shortest, progress, run.resize)
-    images = {part: decode(own.subset(part)) for part in ('train', 'val', 'test')}
+    images = {part: decode(own.subset(part)) for part in PARTS if part in set(own.table.split)}
     images |= {name: decode(manifest) for name, manifest in cross.items()}
     counts = {part: len(found) for part, found in images.items()}
     if extra: counts['extra'] = sum(map(len, extra.values()))
@@ -196,7 +199,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     trainer.average = None
     for row in trainer.rows: keep(row)
 
-# %% ../../nbs/runs/07_one_run.ipynb #ca0fa7de
+# %% ../../nbs/runs/07_one_run.ipynb #bedd09ef
 @dataclass
 class Outcome:
     "What a run gives."
@@ -206,6 +209,11 @@ class Outcome:
     predictions: pd.DataFrame # Of `run_scores`
     metrics: pd.DataFrame
     checkpoint: Path = None
+
+    @property
+    def judged(self) -> str:
+        "The part whose figures stand for the run: 'test', or 'val' where the test part stays closed."
+        return 'val' if self.run.close_test else 'test'
 
     def metric(self, split, name='srcc') -> float:
         "One final value."
@@ -230,8 +238,8 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
     run, manifest, trainer = outcome.run, outcome.data.manifest, outcome.trainer
     figures = outcome.metrics[outcome.metrics.split == 'test'].set_index('metric').value.dropna().to_dict()
     folder = new_folder(Path(folder), f'{owners_name(manifest.name)}-{short_name(run)}_{datetime.now():%Y%m%d_%H%M%S}')
-    srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-    name = f'best_model_srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
+    srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+    name = f'best_model_{"val_" * run.close_test}srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
     photo_side = int(np.median([min(pixels.shape[:2]) for pixels in outcome.data.images['train'].pixels]))
     return save_checkpoint(
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
@@ -306,7 +314,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #96a2ffde
+# %% ../../nbs/runs/07_one_run.ipynb #14202b49
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -336,9 +344,8 @@ def train_run(run: Run, results, # Folder of records
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))
         outcome.checkpoint = save_outcome(outcome, root/'checkpoints', checkpoint_format)
         caution = f' ({run.caution})' if run.caution else ''
-        srcc, plcc = (figure_text(outcome.metric('test', name)) for name in ('srcc', 'plcc'))
-        log.info(f"test SRCC {srcc}, PLCC {plcc}{caution}; "
-                 f"{outcome.checkpoint.name}")
+        srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
+        log.info(f"{outcome.judged} SRCC {srcc}, PLCC {plcc}{caution}; {outcome.checkpoint.name}")
         spent = {'seconds': perf_counter() - started + earlier, 'cpu_seconds': process_time() - cpu_started}
         made = {'trained': trained, 'checkpoint': str(outcome.checkpoint.relative_to(root))}
         record.finish(trainer.history, outcome.predictions, outcome.metrics, **record_facts(outcome), **spent, **made)

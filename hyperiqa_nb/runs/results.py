@@ -134,11 +134,12 @@ def tidy_table(results, kept: dict # run_id -> variant, in the wanted order
     tidy['value'] = tidy.value.map(lambda value: float(f'{value:.6g}'))
     return tidy
 
-# %% ../../nbs/runs/04_results.ipynb #1cfa61a8
+# %% ../../nbs/runs/04_results.ipynb #084ef159
 def check_same_data(table, remedy):
     "An `InputError` where runs on one split saw different data."
     runs = table.drop_duplicates('run_id')
-    for key, group in runs.groupby(['dataset', 'dataset_options', 'split_scheme', 'split_id', 'val_share']):
+    same = ['dataset', 'dataset_options', 'split_scheme', 'split_id', 'val_share', 'calibration']
+    for key, group in runs.groupby(same):
         if group.data.nunique() == 1: continue
         raise InputError(f"Runs on split {key[3]} of {key[0]} saw different data ({', '.join(group.data.unique())}), "
                          f"so they cannot be compared. Delete the rows of the older ones in runs.csv. {remedy}")

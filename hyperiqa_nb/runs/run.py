@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OLD_NAMES', 'OLD_VALUES', 'SEED_STEP', 'TEST_SELECTED', 'UNTRAINED', 'Run', 'plain_name', 'plain_names', 'recipe',
-           'named_values', 'run_manifest']
+           'named_values', 'in_parts', 'run_manifest']
 
 # %% ../../nbs/runs/01_run.ipynb #3a073342
 import hashlib
@@ -56,7 +56,7 @@ class Run(DataParameters, ModelParameters, Recipe):
         said = {UNTRAINED: self.frozen_backbone, TEST_SELECTED: self.select_on == 'test'}
         return '; '.join(words for words, true in said.items() if true)
 
-# %% ../../nbs/runs/01_run.ipynb #9ece1854
+# %% ../../nbs/runs/01_run.ipynb #2e460d3f
 def plain_name(dataset: str # As people write it
               ) -> str: # 'koniq10k' for 'KonIQ-10k'; the path of a CSV file as it is
     "The name of a dataset as the parameter `dataset` has it."
@@ -70,6 +70,9 @@ def plain_names(parameters: dict # Some of a run's
     for name in ('cross', 'extra'):
         items = [item.strip().partition(':') for item in parameters.get(name, '').split(';') if item.strip()]
         if items: named[name] = ';'.join(plain_name(dataset) + colon + part for dataset, colon, part in items)
+    items = [item.strip().rpartition('=') for item in str(parameters.get('calibration', '')).split(';')]
+    if items != [('', '', '')]:
+        named['calibration'] = ';'.join((plain_name(of) if of else '') + sign + count for of, sign, count in items)
     return parameters | named
 
 # %% ../../nbs/runs/01_run.ipynb #1112c65b
@@ -83,7 +86,7 @@ def recipe(name: str, # Declared on a model's page
     if not changes.get('model', family).startswith(family): facts.pop('model_options', '') # Options of another model
     return Run(**facts | of_dataset | changes)
 
-# %% ../../nbs/runs/01_run.ipynb #753ebff9
+# %% ../../nbs/runs/01_run.ipynb #8967b162
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ) -> dict: # Of texts
@@ -95,8 +98,16 @@ def named_values(text, # 'NAME=VALUE' joined by ';'
         options[name] = value
     return options
 
+def in_parts(run: Run, name, manifest): # A dataset of the run, and its `Manifest`
+    "The dataset divided as the run says."
+    from hyperiqa_nb.data import split_dataset
+    divided = split_dataset(manifest, run.split_id, run.split_scheme, run.val_share,
+                            calibration=run.calibration_counts.get(name, 0))
+    if not run.close_test: return divided
+    return replace(divided, table=divided.table[divided.table.split != 'test'])
+
 def run_manifest(run: Run, data_dir=''): # Folder of the dataset, or of folders named after datasets; '' for data/NAME
     "The dataset of a run, divided."
-    from hyperiqa_nb.data import load_dataset, split_dataset
+    from hyperiqa_nb.data import load_dataset
     manifest = load_dataset(run.dataset, data_dir, **named_values(run.dataset_options, 'dataset_options'))
-    return split_dataset(manifest, run.split_id, run.split_scheme, run.val_share)
+    return in_parts(run, run.dataset, manifest)

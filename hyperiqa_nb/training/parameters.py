@@ -78,7 +78,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #ed9f11bf
+# %% ../../nbs/training/05_parameters.ipynb #f7b9c1a1
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -92,11 +92,19 @@ class DataParameters(Parameters):
     dataset_options: str = parameter('', "for the dataset's reader, such as 'missing=drop;size=1024x768'")
     resize: str = parameter('', "'HEIGHTxWIDTH' in pixels for every photograph; '' leaves them")
     extra: str = parameter('', "datasets whose training parts are trained on as well, such as 'biq2021'; joined by ';'")
+    calibration: str = parameter('', "photographs that are held out of training for intervals and used for nothing "
+                                     "else: 'N' of the dataset, 'NAME=N' of one in extra; joined by ';'")
 
     @property
     def extra_datasets(self) -> list:
         "The names in `extra`."
         return [name for name in self.extra.split(';') if name]
+
+    @property
+    def calibration_counts(self) -> dict:
+        "The photographs in `calibration`, by dataset."
+        items = [item.rpartition('=') for item in self.calibration.split(';') if item]
+        return {name or self.dataset: cast('calibration', number, int) for name, _, number in items}
 
     def check(self):
         super().check()
@@ -104,6 +112,10 @@ class DataParameters(Parameters):
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         for name in self.extra_datasets:
             if name == self.dataset: raise InputError(f"extra: '{name}' is the dataset of the run already.")
+        for name, count in self.calibration_counts.items():
+            self.check_range('calibration', count >= 1, 'whole numbers above 0')
+            if name in [self.dataset, *self.extra_datasets]: continue
+            raise InputError(f"calibration: '{name}' is not trained on: name the run's dataset or one in extra.")
 
 # %% ../../nbs/training/05_parameters.ipynb #1eeb2a77
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ class TrainingParameters(Parameters):
         if not self.frozen_backbone: return
         self.check_unchanged('frozen_backbone', 'crop_sizes', 'scale_jitter', 'head_epochs', 'bugs')
 
-# %% ../../nbs/training/05_parameters.ipynb #f8780818
+# %% ../../nbs/training/05_parameters.ipynb #c91281e9
 @dataclass(frozen=True)
 class EvaluationParameters(Parameters):
     "What is asked of it, and which epoch is kept."
@@ -196,6 +208,7 @@ class EvaluationParameters(Parameters):
     select_by: str = parameter('srcc', "by the highest srcc there, the lowest mean absolute error, or the last epoch",
                                ['srcc', 'mae', 'last'])
     watch_test: bool = parameter(False, "evaluate the test part after every epoch as well, for its curve alone")
+    close_test: bool = parameter(False, "leave the test part closed, for searches: figures are those of validation")
     cross: str = parameter('', "other datasets to evaluate, such as 'spaq;biq2021:test' (its test part only)")
     cross_epochs: bool = parameter(True, "evaluate them after every epoch, not only at the kept one")
 
@@ -225,6 +238,9 @@ class EvaluationParameters(Parameters):
         if self.select_by == 'last' and self.select_on != 'val':
             raise InputError("select_by is 'last', so nothing is chosen: leave select_on at 'val' "
                              f"(it is '{self.select_on}').")
+        if self.close_test and (self.watch_test or self.select_on == 'test'):
+            raise InputError("close_test leaves the test part closed, and select_on='test' and watch_test open it: "
+                             "take one or the other.")
         self.cross_parts
 
 @dataclass(frozen=True)
