@@ -67,9 +67,11 @@ def visitor(code): # `code_version` of the client
         return here | work(job)
     return visit
 
-# %% ../../nbs/runs/14_cluster.ipynb #968336f8
+# %% ../../nbs/runs/14_cluster.ipynb #1eddf346
 class Gone(InputError):
     "The scheduler has ended, or cannot be reached any more."
+    def __init__(self):
+        super().__init__("The scheduler was lost. What is finished is kept, and the same command goes on.")
 
 class Cluster:
     "The workers of a scheduler, as far as they have the code and what a work needs."
@@ -105,9 +107,10 @@ class Cluster:
     def slots(self) -> int:
         "How many works there is room for at a time, at least 1."
         refused = self.refused('')
-        return max(1, sum(n for worker, n in self.client.nthreads().items() if worker not in refused))
+        try: return max(1, sum(n for worker, n in self.client.nthreads().items() if worker not in refused))
+        except (OSError, RuntimeError): return 1 # The scheduler is lost, which `ask` will say
 
-# %% ../../nbs/runs/14_cluster.ipynb #38eca537
+# %% ../../nbs/runs/14_cluster.ipynb #84f85f11
 def result_of(cluster: Cluster, future):
     "Wait for what a worker answers."
     from concurrent.futures import CancelledError
@@ -119,7 +122,7 @@ def result_of(cluster: Cluster, future):
                            f"{error.last_worker.address}, perhaps for want of memory.") from None
     except CancelledError:
         if cluster.closed: raise RuntimeError("Stopped.") from None
-        raise Gone("The scheduler was lost. What is finished is kept, and the same command goes on.") from None
+        raise Gone from None
     finally:
         with cluster.lock: cluster.asked.discard(future)
 
@@ -131,8 +134,9 @@ def ask(cluster: Cluster, work, job: dict, # See `visitor`
     for attempt in count():
         workers = cluster.fit(needs)
         if cluster.closed: raise RuntimeError("Stopped.")
-        future = cluster.client.submit(cluster.visit, work, job, key=f'{key}-{attempt}', workers=workers,
-                                       allow_other_workers=workers is not None)
+        try: future = cluster.client.submit(cluster.visit, work, job, key=f'{key}-{attempt}', workers=workers,
+                                            allow_other_workers=workers is not None)
+        except (OSError, RuntimeError): raise Gone from None
         answer = result_of(cluster, future)
         if 'unfit' not in answer:
             cluster.since.pop(needs, None)

@@ -115,7 +115,7 @@ def runs_to_do(planned: list, results, rerun=False) -> list:
     done = {p.run_id: done_with(results, p.run_id) for p in planned}
     return [p for p in planned if done[p.run_id] is None or rerun and done[p.run_id] != str(NUMERICS)]
 
-# %% ../../nbs/runs/12_runner.ipynb #f52afa3c
+# %% ../../nbs/runs/12_runner.ipynb #db4b9236
 def submit_runs(missing: list, executor, do, # Does a `PlannedRun`: `do_run` with all else
                 bar: EpochBar, wait=5. # Seconds before it is asked again for runs that other processes are at
                ) -> dict: # Failures: {PlannedRun: message}
@@ -154,7 +154,9 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     missing = runs_to_do(planned, results, rerun)
     print(f"Runs of {Path(plan).name}: {len(planned)}. Done: {len(planned) - len(missing)}. To do: {len(missing)}.")
     missing = [p for p in missing if not only or p.variant in only]
-    if not missing: return {}
+    if not missing:
+        if executor: executor.shutdown()
+        return {}
     for line in one_test_part(planned, data_dir): print(line)
     way = getattr(executor, 'way', run_directly) if executor else run_notebook
     executor = executor or ThreadPoolExecutor(1)
