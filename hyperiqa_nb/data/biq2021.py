@@ -11,9 +11,11 @@ import pandas as pd
 from ..core import register
 from .manifest import Manifest, make_manifest, read_table
 
-# %% ../../nbs/data/06_biq2021.ipynb #611c230e
+# %% ../../nbs/data/06_biq2021.ipynb #eb8e7675
 @register('dataset', 'biq2021', 'BIQ2021: 12,000 photographs with an official split', rows=12000,
-          usual_size='512x512', copies='biq2021_groups.csv', page='https://github.com/nisarahmedrana/BIQ2021',
+          usual_size='512x512', copies='biq2021_groups.csv', cite='Ahmed and Asif, Journal of Electronic Imaging 2022',
+          subsets=[['ss01', "amateurs' photographs"], ['ss02', 'series with deliberate faults'],
+                   ['ss03', 'stock photographs']], page='https://github.com/nisarahmedrana/BIQ2021',
           terms='freely available for use and benchmarking; no licence file',
           layout='Train (Images and MOS).csv, Test (Images and MOS).csv and Images/',
           archives=[{'url': 'https://github.com/nisarahmedrana/BIQ2021/archive/refs/heads/main.zip',

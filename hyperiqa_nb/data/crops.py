@@ -91,7 +91,7 @@ def resized(crop, # (cut, cut, 3) uint8
     if len(crop) == side: return crop
     return np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
-# %% ../../nbs/data/12_crops.ipynb #eb579264
+# %% ../../nbs/data/12_crops.ipynb #a731bf62
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
     def __init__(self, images: ImageSet, size=224, # See `parse_sides`; the crops of a batch have one side
@@ -106,6 +106,11 @@ class TrainCrops:
 
     def __len__(self): return self.batches
 
+    def order(self, rng: np.random.Generator # Of an epoch, before its other draws
+             ): # (N,) indices of photographs
+        "What the crops of an epoch are cut from."
+        return rng.permutation(len(self.images) * self.crops_per_image) % len(self.images)
+
     def crop(self, pixels, # (H, W, 3) uint8 of a photograph
              place, # Two numbers in [0, 1)
              cut, side, # Pixels: of the square that is cut, and of the crop
@@ -119,8 +124,8 @@ class TrainCrops:
         ): # Yields (B, 3, side, side) uint8 in channels-last order, and (B,) float32 MOS
         "The batches of one epoch."
         rng = np.random.default_rng([self.seed, epoch])
-        n = len(self.images) * self.crops_per_image
-        order = rng.permutation(n) % len(self.images)
+        order = self.order(rng)
+        n = len(order)
         place, flip = rng.random((n, 2)), rng.random(n) < .5
         rng.random((n, 3)) # Colours were once changed here; without these draws other sides and scales would follow
         scales = (1 + self.scale_jitter) ** rng.uniform(-1, 1, n)

@@ -21,6 +21,8 @@ def list_datasets() -> list:
 
 def dataset_name(name) -> str:
     "The dataset that is meant: 'KonIQ-10k' is 'koniq10k', 'LIVE-C' is 'livec'."
+    if Path(name).suffix.lower() in ('.xlsx', '.xls', '.ods', '.tsv', '.txt'):
+        raise InputError(f"{name} is no CSV file: save it as CSV in UTF-8, with commas between the columns.")
     known, short = list_datasets(), ''.join(c for c in str(name).lower() if c.isalnum())
     return short if short in known else pick(name, known, 'dataset')
 
@@ -72,8 +74,6 @@ def load_dataset(name, # Of `list_datasets`, or the path of a CSV file
     "Read a dataset from its owner's files."
     if str(name).lower().endswith('.csv'):
         reader, folder = partial(read_csv, Path(name)), Path(root or Path(name).parent)
-    elif Path(name).suffix.lower() in ('.xlsx', '.xls', '.ods', '.tsv', '.txt'):
-        raise InputError(f"{name} is no CSV file: save it as CSV in UTF-8, with commas between the columns.")
     else:
         name = dataset_name(name)
         reader, folder = load('dataset', name), dataset_folder(name, root)

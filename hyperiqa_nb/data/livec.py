@@ -26,11 +26,12 @@ def read_arrays(folder) -> dict: # Name of an array -> its values in a row
             raise InputError(f"{path} cannot be read ({error}). Unpack ChallengeDB_release again.") from None
     return arrays
 
-# %% ../../nbs/data/03_livec.ipynb #ad4ed51c
+# %% ../../nbs/data/03_livec.ipynb #3b09e894
 @register('dataset', 'livec', 'LIVE In the Wild: 1,162 photographs from mobile cameras', rows=1162,
           usual_size='500x500', copies=[['Images/246.bmp', 'Images/333.bmp'], ['Images/672.JPG', 'Images/694.JPG'],
                                            ['Images/896.JPG', 'Images/897.JPG'], ['Images/824.JPG', 'Images/825.JPG'],
                                            ['Images/662.JPG', 'Images/663.JPG']],
+          cite='Ghadiyaram and Bovik, IEEE TIP 2016',
           page='https://live.ece.utexas.edu/research/ChallengeDB/index.html',
           terms='on request by a form; any purpose, with its notice and a citation',
           layout='ChallengeDB_release/Data/ and ChallengeDB_release/Images/')

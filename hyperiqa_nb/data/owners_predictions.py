@@ -71,7 +71,7 @@ def named_predictions(predictions, mos, # (N,) each, as the owner keeps them
     return pd.Series(np.asarray(predictions, float), index=list(images), name=name)
 
 # %% ../../nbs/data/15_owners_predictions.ipynb #8dad359f
-declare('predictions', 'linearityiqa', "three ResNeXt-101 of LinearityIQA on KonIQ-10k's test part and LIVE In the Wild",
+declare('predictions', 'linearityiqa', "three ResNeXt-101 of LinearityIQA on KonIQ-10k's test part and on LIVE-C",
         layout='public', page='https://github.com/lidq92/LinearityIQA',
         terms='no licence is stated: analyse and cite, do not pass on',
         archives=[{'dataset': 'koniq10k', 'model': 'resnext101_mae',

@@ -6,12 +6,12 @@
 __all__ = ['IN_MEMORY', 'DECODER', 'ImageSet', 'PixelFile', 'decoded_bytes', 'file_key', 'in_turn', 'perform', 'DecodedAhead',
            'decoders_of', 'keep_decoded', 'refuse_broken', 'load_images', 'large_set']
 
-# %% ../../nbs/data/11_pixels.ipynb #f02e8c0a
+# %% ../../nbs/data/11_pixels.ipynb #f3f6fd20
 import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -25,13 +25,14 @@ from ..core import InputError, cache_folder, free_memory, room_in, unwritable, w
 from .decoding import load_image, open_image, parse_size, refuse_irregular
 from .manifest import Manifest
 
-# %% ../../nbs/data/11_pixels.ipynb #4fca7abd
+# %% ../../nbs/data/11_pixels.ipynb #458a55d0
 @dataclass(frozen=True)
 class ImageSet:
     "Decoded photographs with their scores."
     names: list # Names as in the manifest
     pixels: list # (H, W, 3) uint8 RGB each
     mos: np.ndarray # (N,) float32, 0-100, higher is better
+    sizes: dict = field(default_factory=dict) # Name of a dataset -> its photographs, in their order; {} for one alone
 
     def __len__(self): return len(self.names)
 

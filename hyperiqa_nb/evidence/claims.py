@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'CURVES', 'FREE', 'CHOICE', 'checked_claim', 'load_claims', 'variant_pairs', 'difference_row', 'claim_rows',
-           'evaluate_claims', 'compared', 'verdict_table', 'claim_lines', 'over_datasets']
+           'evaluate_claims', 'compared', 'verdict_table', 'over_datasets']
 
 # %% ../../nbs/evidence/11_claims.ipynb #9ab54ba0
 from dataclasses import fields
@@ -116,15 +116,6 @@ def verdict_table(said: pd.DataFrame # From `evaluate_claims`
              'seen with power .8': number(v.seen, '{:.4f}'), 'power': number(v.power, '{:.2f}'),
              'verdict': v.verdict + (f' ({v.why})' if v.why else '')} for v in said[said.n > 0].itertuples()]
     return pd.DataFrame(rows, columns=None if rows else ['claim', 'verdict']).set_index('claim')
-
-# %% ../../nbs/evidence/11_claims.ipynb #89830494
-def claim_lines(said) -> list: # Of str; from `evaluate_claims`
-    "How many claims got which verdict, and which."
-    tested = said[said.n > 0]
-    kinds = tested.verdict + (' (' + tested.why + ')').where(tested.why != '', '')
-    lines = [f"**{kind.capitalize()}**: {'; '.join(dict.fromkeys(g.claim))}."
-             for kind, g in tested.groupby(kinds, sort=False)]
-    return [f"Of {said.claim.nunique()} claims, {tested.claim.nunique()} are tested by these runs.", *lines]
 
 # %% ../../nbs/evidence/11_claims.ipynb #ccde61a5
 def over_datasets(tables: list # Of `evaluate_claims`, one a dataset

@@ -84,7 +84,7 @@ def cross_lines(table, # Of `cells`
 
 # %% ../../nbs/evidence/14_cross.ipynb #eec61878
 def public_beside(figures, # Of `known_public`
-                  found) -> pd.DataFrame: # Of `matrix`; one row a model: SRCC, interval over photographs, what it is over
+                  found) -> pd.DataFrame: # Of `matrix`; one row a model
     "Models of others on the datasets that are tested on here, beside ours; empty where there is none."
     rows = []
     for test, own in found.groupby('tested on', sort=False):

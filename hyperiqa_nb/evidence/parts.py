@@ -57,7 +57,7 @@ def parts_wide(table) -> pd.DataFrame: # Of `parts_table`; index variant, a colu
 
 # %% ../../nbs/evidence/24_parts.ipynb #87595440
 def known_parts(planned: list, results, # Of `PlannedRun`; folder of their records
-                earlier=(), data_dir='') -> pd.DataFrame: # Folders of earlier plans; as `parts_table`, empty where unknown
+                earlier=(), data_dir='') -> pd.DataFrame: # Folders of earlier plans; as `parts_table`
     "The parts of a plan: from the file beside the records, or computed and written there."
     path = Path(results)/'parts.csv'
     before = set().union(*(tested_in(folder, planned[0].run.dataset) for folder in earlier))

@@ -58,7 +58,7 @@ def needed(difference, sd, n, power=.8) -> int: # SD of the difference on n phot
 
 # %% ../../nbs/evidence/16_public.ipynb #f1d2baea
 def public_figures(predictions: dict, mos, # Name -> (N,); (N,)
-                   dataset) -> pd.DataFrame: # dataset, model, other ('' for a figure), value, sd, correlation, photographs
+                   dataset) -> pd.DataFrame: # model, other ('' for a figure), value, sd, correlation ...
     "The SRCC of every model, and how alike every two are and how uncertain their difference is."
     table, about = contributions(one_training_each(predictions, mos)), dict(dataset=dataset, photographs=len(mos))
     rows = [dict(model=name, other='', value=found['mean'], sd=found['se'])

@@ -64,7 +64,7 @@ def one_a_training(about): # Of `run_table`
     watched = about.val_crops.where(about.val_crops != '', about.test_crops)
     return about[~about.assign(test_crops=watched, val_crops='')[Run.names()].duplicated()]
 
-def watched_curves(results) -> pd.DataFrame: # Index run_id: tested, shares, epochs, peak, change (last epoch - first) ...
+def watched_curves(results) -> pd.DataFrame: # Index run_id: epochs, peak, change (last epoch - first) ...
     "Where the watched SRCC of every training with several epochs is highest, and how far it moves."
     about, rows = one_a_training(run_table(results)), {}
     curves = results[results.epoch.notna() & (results.metric == 'srcc') & results.run_id.isin(about.index)]

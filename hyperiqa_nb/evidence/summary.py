@@ -26,11 +26,12 @@ def bullets(lines):
     from IPython.display import Markdown
     return Markdown('- ' + '\n- '.join(lines))
 
-# %% ../../nbs/evidence/19_summary.ipynb #4f79ed87
+# %% ../../nbs/evidence/19_summary.ipynb #682e06af
 def holds_something(content):
     "Is there a table with rows, a list with sentences, a picture?"
     if content is None or isinstance(content, str): return False
-    return len(content) > 0 if isinstance(content, (list, pd.DataFrame)) else True
+    if isinstance(content, pd.DataFrame): return content.size > 0
+    return len(content) > 0 if isinstance(content, list) else True
 
 def show(content): # Text, sentences as a list, table, or the axes of a picture
     "Display one thing in a notebook."

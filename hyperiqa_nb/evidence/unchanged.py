@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core import PACKAGE, file_hash, project_root, write_atomically
 
-# %% ../../nbs/evidence/21_unchanged.ipynb #a1c53983
+# %% ../../nbs/evidence/21_unchanged.ipynb #1daea229
 LIBRARIES = ['torch', 'timm', 'numpy', 'pandas', 'scipy', 'pillow', 'scikit-image', 'matplotlib', 'seaborn',
              'nbconvert', 'papermill'] # Those that a page shows the work of
 
@@ -44,7 +44,8 @@ def page_inputs(notebook, # Path of a report's notebook
     tables = [path for folder in named if folder.is_dir() for path in folder.glob('*.csv')]
     inputs = [notebook_source(notebook), {name: str(value) for name, value in parameters.items()}, more,
               contents_of([path for path in named if path.is_file()] + tables),
-              contents_of([*PACKAGE.rglob('*.py'), *PACKAGE.rglob('*.csv')]), [listing(Path(f)) for f in datasets],
+              contents_of([path for kind in ('py', 'csv', 'safetensors') for path in PACKAGE.rglob(f'*.{kind}')]),
+              [listing(Path(f)) for f in datasets],
               platform.python_version(), {name: version(name) for name in LIBRARIES}]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -162,7 +162,7 @@ def load_checkpoint(model: nn.Module, path: str | Path,
     _fill(model, tensors, record['config'], path)
     return stated_scale(record['facts'], score_range, lower_better)
 
-# %% ../../nbs/models/13_checkpoints.ipynb #63768e43
+# %% ../../nbs/models/13_checkpoints.ipynb #f7749682
 def checkpoint_file(name: str | Path # A file, a folder with one checkpoint, or the name of a model in the package
                    ) -> Path:
     "The file that holds a model."
@@ -174,8 +174,8 @@ def checkpoint_file(name: str | Path # A file, a folder with one checkpoint, or 
     if path.is_file() or path.suffix in (*FORMATS, '.pth', '.pt') or len(path.parts) > 1: return path
     if path.name in shipped: return shipped[path.name]
     models = {_own_record(file)['config']['model']: file for file in reversed(shipped.values())}
-    known = {**dict.fromkeys(entries('model')), **models, **shipped}
-    if pick(path.name, known, 'model'): return known[path.name]
+    known = {**models, **shipped}
+    if path.name not in entries('model') or path.name in known: return pick(path.name, known, 'model')
     raise InputError(f"'{name}' is an architecture, and the package has no trained weights for it. Train it with "
                      f"hyperiqa_train, or name a checkpoint or one of {', '.join([*shipped, *models])}.")
 

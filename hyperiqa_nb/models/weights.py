@@ -46,7 +46,7 @@ def check_plain(state: dict, # Name -> tensor
         raise InputError(f"'{path}' is refused: its tensors claim {size:,} bytes, and the file has "
                          f"{path.stat().st_size:,}.")
 
-# %% ../../nbs/models/01_weights.ipynb #86ecf433
+# %% ../../nbs/models/01_weights.ipynb #6cd0e65f
 WRAPPERS = ('state_dict_ema', 'state_dict', 'model_state_dict', 'model') # Under what training programs put the tensors
 
 def read_tensors(path: str | Path) -> dict: # Name -> tensor
@@ -59,6 +59,9 @@ def read_tensors(path: str | Path) -> dict: # Name -> tensor
         if path.suffix == '.safetensors': state = safetensors.torch.load_file(path)
         else: state = torch.load(path, 'cpu', weights_only=True)
     except pickle.UnpicklingError:
+        with open(path, 'rb') as file: start = file.read(2)
+        if start != b'PK' and start[:1] != b'\x80': # Neither of the forms that torch writes
+            raise InputError(f"'{path}' is no file of weights. Pass a .safetensors, .pth or .pkl file.") from None
         raise InputError(f"'{path}' holds more than tensors, and reading the rest could run code. "
                          "Save the state dict alone: torch.save(model.state_dict(), path).") from None
     except InputError: raise

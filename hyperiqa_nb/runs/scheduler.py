@@ -22,20 +22,19 @@ from ..core import PACKAGE, InputError, find_project, write_atomically, written_
 from .cluster import Cluster, ask, close_cluster, cluster_line, connect
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/15_scheduler.ipynb #0bee8fbc
+# %% ../../nbs/runs/15_scheduler.ipynb #48d9b24b
 DATA_VARIABLE = 'HYPERIQA_DATA' # Variable of a worker's environment
 RUN_PROCESS = ('import sys; sys.path.insert(0, sys.argv[1]); from hyperiqa_nb.runs.scheduler import run_process; '
                'run_process(sys.argv[2])')
 RUN_TOPIC = 'hyperiqa_run' # Of what workers tell while they are at it
 
 def lay_out(folder: Path, job: dict): # Of `job_of`
-    "Put what a run needs into its folder: the parameters, and a finished training whose weights it tests."
+    "Put what a run needs into its folder: the parameters, and the runs and files whose weights it starts from or tests."
     from hyperiqa_nb.runs.records import leave_record
     (folder/'job.json').write_text(json.dumps({name: job[name] for name in ('variant', 'parameters', 'data_dir')}))
-    if 'training' not in job: return
-    leave_record(folder/'records', job['training']['record'])
-    for name, content in job['training']['files'].items():
-        (folder/name).parent.mkdir(parents=True)
+    for record in job['records']: leave_record(folder/'records', record)
+    for name, content in job['files'].items():
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).write_bytes(content)
 
 def files_left(folder: Path) -> dict: # Name -> bytes
@@ -122,25 +121,24 @@ def run_far(job: dict) -> dict: # The answer
             process.communicate()
     raise Reschedule # Which goes nowhere, unless somebody has asked for it again in this moment
 
-# %% ../../nbs/runs/15_scheduler.ipynb #be8f5aea
+# %% ../../nbs/runs/15_scheduler.ipynb #ff900989
 def job_of(planned: PlannedRun, results, data_dir) -> dict:
     "What a worker has to know of a run."
     from hyperiqa_nb.runs.records import is_done
-    from hyperiqa_nb.runs.results import stored_records
-    job = {'run_id': planned.run_id, 'variant': planned.variant, 'parameters': planned.parameters,
-           'data_dir': str(data_dir)}
-    training = planned.run.training
-    if training == planned.run or not is_done(results, training.run_id): return job
-    record = next(stored_records([PlannedRun('', training)], results))
-    name = record['runs']['checkpoint']
-    checkpoint = (find_project() or Path.cwd())/name
-    if not checkpoint.is_file(): return job
-    return job | {'training': {'record': record, 'files': {name: checkpoint.read_bytes()}}}
+    from hyperiqa_nb.runs.results import record_of, recorded_run, stored_records
+    run, root = planned.run, find_project() or Path.cwd()
+    needed = [i for i in {run.initial_run, run.training.run_id} - {'', run.run_id} if is_done(results, i)]
+    others = [PlannedRun('', recorded_run(record_of(results, run_id))) for run_id in needed]
+    records = list(stored_records(others, results)) if others else []
+    names = [run.init, *(record['runs']['checkpoint'] for record in records)]
+    files = {name: (root/name).read_bytes() for name in names if not Path(name).is_absolute() and (root/name).is_file()}
+    return {'run_id': run.run_id, 'variant': planned.variant, 'parameters': planned.parameters,
+            'data_dir': str(data_dir), 'records': records, 'files': files}
 
 def key_of(job: dict) -> str:
     "The same for two clients that want the same, so that they get it from one worker."
-    about = json.dumps([job['parameters'], job['data_dir'], 'training' in job], sort_keys=True)
-    return f"{job['run_id']}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+    about = [job['parameters'], job['data_dir'], {n: hashlib.sha256(f).hexdigest() for n, f in job['files'].items()}]
+    return f"{job['run_id']}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]}"
 
 def keep_log(path: Path, content: bytes):
     "Write a log; one of another run in the same second is left as it is."

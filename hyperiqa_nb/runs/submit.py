@@ -16,7 +16,7 @@ from .notebook import execute, experiment
 from .numerics import NUMERICS
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/11_submit.ipynb #7a3eaa3d
+# %% ../../nbs/runs/11_submit.ipynb #068fcca3
 def run_notebook(planned: PlannedRun, results, data_dir=''): # Folder of the records; see `run_manifest`
     "Execute the notebook of a run."
     from hyperiqa_nb.runs.working import run_folder, run_lock
@@ -39,13 +39,13 @@ def run_directly(planned: PlannedRun, results, data_dir=''):
 
 def do_run(way, planned: PlannedRun, results, data_dir='', # `run_notebook` or `run_directly`
            rerun=False): # Also where it is done by other `NUMERICS`
-    "Do a run, unless it is done by now; `Busy` where another process is at it, or at the training that it tests."
+    "Do a run, unless it is done; `Busy` where another process is at it, or at one that it tests or starts from."
     from hyperiqa_nb.runs.records import done_with
     from hyperiqa_nb.runs.working import Busy, is_busy
     done = done_with(results, planned.run_id)
     if done == str(NUMERICS) or done is not None and not rerun: return
-    for needed in (planned.run.training, planned.run):
-        if is_busy(results, needed.run_id): raise Busy(f"Another process is at run {needed.run_id}.")
+    for needed in filter(None, (planned.run.initial_run, planned.run.training.run_id, planned.run_id)):
+        if is_busy(results, needed): raise Busy(f"Another process is at run {needed}.")
     way(planned, results, data_dir)
 
 # %% ../../nbs/runs/11_submit.ipynb #487f15ed

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'OPEN', 'VALUES', 'DATASET', 'TEST_CROPS', 'choice_lines', 'add_flag', 'default_run', 'add_recorded',
-           'add_output', 'start_of', 'train_parser', 'has_images', 'cross_of', 'named_dataset', 'run_of_flags',
-           'in_flags', 'train_flags', 'train_command']
+           'add_output', 'start_of', 'train_parser', 'has_images', 'cross_of', 'named_dataset', 'records_of',
+           'run_of_flags', 'in_flags', 'train_flags', 'train_command']
 
 # %% ../../nbs/runs/13_train.ipynb #aa67fbd2
 import argparse
@@ -75,15 +75,15 @@ def add_output(parser):
     flag('--checkpoint_format', choices=['safetensors', 'pkl'], default='safetensors',
          help="pkl is a bare state dict (default: safetensors, with configuration)")
 
-# %% ../../nbs/runs/13_train.ipynb #2d60fdc8
+# %% ../../nbs/runs/13_train.ipynb #aae24058
 declare('recipe', 'finetune', 'a finished model goes on learning from a few hundred photographs (with init)',
         model='hyperiqa_lite0', epochs=6, patience=6, crops_per_image=1, lr=1e-4, lr_ratio=5.,
         frozen_maps=3, freeze_norm=True, select_by='last', val_crops='center', test_crops='whole')
 
-def start_of(init, flags: dict) -> dict: # Parameters
+def start_of(init, flags: dict, results=None) -> dict: # Parameters; see `initial_file`
     "What the checkpoint that training starts from decides, unless flags do: the model, its backbone and its fusion."
     from hyperiqa_nb.runs.one_run import initial_config
-    config = initial_config(init)
+    config = initial_config(init, results)
     own = {name: config[name] for name in ('model', 'backbone', 'fusion') if name in config}
     usual = signature(load('model', own['model'])).parameters.get('backbone')
     if usual and own.get('backbone') == usual.default: own.pop('backbone')
@@ -111,7 +111,7 @@ def train_parser() -> argparse.ArgumentParser:
     add_output(parser)
     return parser
 
-# %% ../../nbs/runs/13_train.ipynb #8cecb1d4
+# %% ../../nbs/runs/13_train.ipynb #d7af171e
 def has_images(name, data_dir) -> bool:
     "Is the folder of SPAQ, or of another dataset, there with photographs?"
     from hyperiqa_nb.data import load_dataset
@@ -132,6 +132,11 @@ def named_dataset(flags: dict) -> str: # Flags are taken out; plain name
     if labels and dataset: raise InputError(f"--dataset {dataset} and {labels} contradict each other: leave out one.")
     return plain_name(labels or dataset or DATASET)
 
+def records_of(files: dict # The flags about files
+              ) -> Path:
+    "The folder of the record."
+    return Path(files['out'] or (find_project() or Path.cwd())/'reports'/'single')
+
 def run_of_flags(argv # Of the command line
                 ) -> tuple: # (Run, the flags about files)
     "What `hyperiqa_train` is asked for."
@@ -140,14 +145,14 @@ def run_of_flags(argv # Of the command line
     dataset, name, init = named_dataset(flags), flags.pop('recipe', ''), flags.pop('init', '')
     count = flags.pop('test_patch_num')
     chosen = {'dataset': dataset} | {key: flags[key] for key in ['model'] if key in flags}
-    if init: chosen, name = chosen | start_of(init, flags), name or 'finetune'
+    if init: chosen, name = chosen | start_of(init, flags, records_of(files)), name or 'finetune'
     if init and 'cross' not in flags: flags['no_spaq'] = True # Nobody asked
     base = recipe(name, **chosen) if name else default_run(**chosen)
     if flags.pop('test_random_crop', False): base = replace(base, test_crops=f'random{count}')
     cross = cross_of(flags, dataset, files['data_dir'])
     return replace(base, cross=cross, **flags), files
 
-# %% ../../nbs/runs/13_train.ipynb #1acc423f
+# %% ../../nbs/runs/13_train.ipynb #cc14fb1f
 def in_flags(message: str) -> str:
     "The message of a library function in the words of the command."
     message = message.replace('a file of weights', '--backbone_weights FILE')
@@ -159,7 +164,7 @@ def train_flags(argv) -> Path: # The checkpoint; None where nothing was left to 
     from tqdm import tqdm
     from hyperiqa_nb.runs.one_run import train_run
     from hyperiqa_nb.runs.records import collect, is_done
-    results = Path(files['out'] or (find_project() or Path.cwd())/'reports'/'single')
+    results = records_of(files)
     if files['resume'] and is_done(results, run.run_id):
         print(f"This training is finished; its record is in {results}. Without --resume it is done again.")
         return None

@@ -26,7 +26,7 @@ def fixed_views(images: ImageSet, test_crops: str, # See `parse_crops`
     return [[tile for view in test_views(pixels, test_crops, size, seed) for tile in tiles(view, size)]
             for pixels in images.pixels]
 
-# %% ../../nbs/training/12_frozen.ipynb #cdbbad1e
+# %% ../../nbs/training/12_frozen.ipynb #ea4434e3
 class FixedViews:
     "Views of the training photographs in batches; `epoch(n)` yields those of epoch `n`, always the same."
     def __init__(self, images: ImageSet, recipe=Recipe()):
@@ -37,6 +37,9 @@ class FixedViews:
         self.batches = max(1, round(len(images) * self.count / recipe.batch_size))
 
     def __len__(self): return self.batches
+
+    def order(self, rng): # As that of `TrainCrops`
+        return rng.permutation(len(self.views) * self.count) % len(self.views)
 
     def batch(self, photographs, chosen): # Indices; of a view of each -> (B, 3, side, side) uint8
         crops = np.stack([self.views[i][view] for i, view in zip(photographs, chosen)])

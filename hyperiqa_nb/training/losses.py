@@ -39,16 +39,16 @@ def unit_deviations(score, # (B,) float, MOS units
     "Deviations from the mean divided by their L2 norm."
     return F.normalize(score - score.mean(), dim=0, eps=SMALLEST_NORM)
 
-# %% ../../nbs/training/02_losses.ipynb #0464d2e5
-@register('loss', 'plcc', '(1 - PLCC) / 2 within the batch, 0-1', least_batch=2)
+# %% ../../nbs/training/02_losses.ipynb #c45523c1
+@register('loss', 'plcc', '(1 - PLCC) / 2 within the batch, 0-1', least_batch=2, unit=False)
 def plcc_loss(pred, # (B,) float, MOS units
               mos, # (B,) float, MOS, 0-100
     ): # Scalar: 0 at PLCC 1, 0.5 at PLCC 0 or where it is undefined, 1 at PLCC -1
     "(1 - PLCC) / 2 within the batch."
     return (1 - unit_deviations(pred) @ unit_deviations(mos)) / 2
 
-# %% ../../nbs/training/02_losses.ipynb #b14d5f46
-@register('loss', 'norm_in_norm', 'distance of two normalised batches, 0-1', least_batch=2)
+# %% ../../nbs/training/02_losses.ipynb #32bc4ae7
+@register('loss', 'norm_in_norm', 'distance of two normalised batches, 0-1', least_batch=2, unit=False)
 def norm_in_norm_loss(pred, # (B,) float, MOS units
                       mos, # (B,) float, MOS, 0-100
     ): # Scalar in [0, 1]

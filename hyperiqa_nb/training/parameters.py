@@ -6,8 +6,9 @@
 __all__ = ['parameter', 'choices_of', 'cast', 'Parameters', 'DataParameters', 'ModelParameters', 'TrainingParameters',
            'EvaluationParameters', 'Recipe', 'parameter_table']
 
-# %% ../../nbs/training/05_parameters.ipynb #7c9f607f
+# %% ../../nbs/training/05_parameters.ipynb #9e698f47
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 
 from ..core import InputError, as_kind, entries, pick
 
@@ -78,7 +79,7 @@ class Parameters:
         "The parameters that differ from their defaults."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
-# %% ../../nbs/training/05_parameters.ipynb #f7b9c1a1
+# %% ../../nbs/training/05_parameters.ipynb #a6ec8a71
 @dataclass(frozen=True)
 class DataParameters(Parameters):
     "What is learned from."
@@ -92,6 +93,8 @@ class DataParameters(Parameters):
     dataset_options: str = parameter('', "for the dataset's reader, such as 'missing=drop;size=1024x768'")
     resize: str = parameter('', "'HEIGHTxWIDTH' in pixels for every photograph; '' leaves them")
     extra: str = parameter('', "datasets whose training parts are trained on as well, such as 'biq2021'; joined by ';'")
+    other_split: str = parameter('', "split of the datasets in extra and cross, as SCHEME, SCHEME:ID or "
+                                     "SCHEME:ID:VAL_SHARE, such as 'official_apart'; what is not said is as in the run")
     calibration: str = parameter('', "photographs that are held out of training for intervals and used for nothing "
                                      "else: 'N' of the dataset, 'NAME=N' of one in extra; joined by ';'")
 
@@ -101,6 +104,14 @@ class DataParameters(Parameters):
         return [name for name in self.extra.split(';') if name]
 
     @property
+    def other_scheme(self) -> tuple: # (scheme, seed, share of validation)
+        "The split of the datasets in `extra` and `cross`."
+        own, said = (self.split_scheme, self.split_id, self.val_share), self.other_split.split(':')
+        if len(said) > 3: raise InputError(f"other_split '{self.other_split}' must read SCHEME:ID:VAL_SHARE.")
+        return tuple(cast('other_split', value, type(usual)) if value else usual
+                     for value, usual in zip_longest(said, own, fillvalue=''))
+
+    @property
     def calibration_counts(self) -> dict:
         "The photographs in `calibration`, by dataset."
         items = [item.rpartition('=') for item in self.calibration.split(';') if item]
@@ -108,6 +119,8 @@ class DataParameters(Parameters):
 
     def check(self):
         super().check()
+        _, number, share = self.other_scheme
+        self.check_range('other_split', number >= 0 and 0 < share < 1, 'SCHEME:ID:VAL_SHARE as in the run itself')
         self.check_range('split_id', self.split_id >= 0, 'at least 0')
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         for name in self.extra_datasets:
@@ -137,7 +150,7 @@ class ModelParameters(Parameters):
         self.check_range('frozen_maps', 0 <= self.frozen_maps <= 4, 'from 0 to 4')
         self.check_range('drop_path_rate', 0 <= self.drop_path_rate < 1, 'in [0, 1)')
 
-# %% ../../nbs/training/05_parameters.ipynb #881b5a37
+# %% ../../nbs/training/05_parameters.ipynb #e31252d3
 @dataclass(frozen=True)
 class TrainingParameters(Parameters):
     "How it learns."
@@ -152,6 +165,10 @@ class TrainingParameters(Parameters):
     scale_jitter: float = parameter(0., "training crops are cut up to 1 + this times as large or small, then resized")
     loss: str = parameter('l1', "base loss", 'loss')
     ranking_loss_alpha: float = parameter(0., "weight of the ranking term beside the base loss")
+    scale_map: str = parameter('moments', "how scores of extra datasets come to the scale of the own ones", 'scale_map')
+    extra_loss: str = parameter('', "base loss among photographs of an extra dataset; '' for that of the run", 'loss')
+    extra_share: float = parameter(0., "share of every batch that is taken from extra datasets; 0: as they come")
+    pretext: str = parameter('', "a task without labels to be learned in place of the MOS; '' for none", 'pretext')
     standardize: bool = parameter(True, "learn standardised scores, not the MOS itself")
     optimizer: str = parameter('adamw', "how a step follows from gradients", 'optimizer')
     lr: float = parameter(2e-4, "learning rate of the backbone")
@@ -177,9 +194,16 @@ class TrainingParameters(Parameters):
         "Of the weights' initial values, the crops and the dropout."
         return self.seed
 
+    @property
+    def joint(self) -> bool:
+        "Whether photographs of several datasets have a share, a loss or a map of their own in a batch."
+        return bool(self.extra_share or self.extra_loss or self.scale_map == 'learned')
+
     def check(self):
         super().check()
-        self.check_choice('loss', 'optimizer', 'lr_schedule', 'precision')
+        self.check_choice('loss', 'optimizer', 'lr_schedule', 'precision', 'scale_map',
+                          *(name for name in ('extra_loss', 'pretext') if getattr(self, name)))
+        self.check_range('extra_share', 0 <= self.extra_share < 1, 'in [0, 1)')
         for bug in self.bugs.split('+') if self.bugs else []: pick(bug, entries('bug'), 'bug of the original loop')
         for name in ('epochs', 'patience', 'batch_size', 'crops_per_image'):
             self.check_range(name, getattr(self, name) >= 1, 'at least 1')
@@ -194,6 +218,9 @@ class TrainingParameters(Parameters):
         self.check_range('batch_size', self.batch_size >= least, f"at least {least}: loss '{self.loss}' with "
                          f"ranking_loss_alpha {self.ranking_loss_alpha:g} compares the photographs of a batch")
         self.check_range('head_epochs', self.head_epochs < self.epochs, f'below epochs, which is {self.epochs}')
+        if self.joint: self.check_unchanged('extra_loss, extra_share or a learned map', 'frozen_backbone', 'bugs')
+        if self.pretext: self.check_unchanged('pretext', 'loss', 'ranking_loss_alpha', 'scale_map', 'extra_loss',
+                                              'extra_share', 'frozen_backbone', 'bugs')
         if not self.frozen_backbone: return
         self.check_unchanged('frozen_backbone', 'crop_sizes', 'scale_jitter', 'head_epochs', 'bugs')
 

@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['make_trainer', 'open_log', 'figure_text', 'log_line']
 
-# %% ../../nbs/training/14_start.ipynb #c3ec8bd6
+# %% ../../nbs/training/14_start.ipynb #fe7aa8c4
 import logging
 from datetime import datetime
 from pathlib import Path
 
+from ..core import InputError, load
 from ..data import ImageSet
 from .closed_form import ClosedFormTrainer
 from .frozen import FrozenClosedForm, FrozenTrainer
+from .joint import JointTrainer
 from .memory import flush_denormals, keep_memory
 from .original_loop import OriginalLoopTrainer
 from .parameters import Recipe
 from .trainer import Trainer
 
-# %% ../../nbs/training/14_start.ipynb #3e7f6856
+# %% ../../nbs/training/14_start.ipynb #edda9c07
 def make_trainer(model, # Of `create_model`, or any with `mean`, `std` and `parameter_groups`
                  train: ImageSet, val: ImageSet,
                  recipe=Recipe(),
@@ -26,7 +28,10 @@ def make_trainer(model, # Of `create_model`, or any with `mean`, `std` and `para
     "The trainer for a model and a recipe; from now on memory is kept and denormal numbers are 0, see `keep_memory`."
     keep_memory()
     flush_denormals()
-    kind = Trainer
+    kind = JointTrainer if recipe.joint else load('pretext', recipe.pretext) if recipe.pretext else Trainer
+    if kind is not Trainer and hasattr(model, 'solve'):
+        raise InputError("This model's weights are computed, not learned in steps: leave out pretext, extra_loss, "
+                         "extra_share and a learned scale_map.")
     if recipe.bugs: kind = OriginalLoopTrainer
     if hasattr(model, 'solve'): kind = ClosedFormTrainer
     if recipe.frozen_backbone: kind = FrozenClosedForm if kind is ClosedFormTrainer else FrozenTrainer

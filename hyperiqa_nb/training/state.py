@@ -56,8 +56,8 @@ class StopSignals:
         try: yield
         finally: self.held = True
 
-# %% ../../nbs/training/08_state.ipynb #af1581ea
-PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights', 'within']
+# %% ../../nbs/training/08_state.ipynb #388c7fa5
+PROGRESS = ['rows', 'steps', 'best', 'best_epoch', 'best_weights', 'best_maps', 'within']
 
 def stated(trainer) -> dict:
     "The recipe of a trainer, as its state says it."

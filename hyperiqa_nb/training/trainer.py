@@ -88,7 +88,7 @@ class EvaluatedModel:
             row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
         return row
 
-# %% ../../nbs/training/07_trainer.ipynb #091e9c78
+# %% ../../nbs/training/07_trainer.ipynb #3561fe0f
 class EpochLoop(EvaluatedModel):
     "Epochs, of which the best is kept; what an epoch does is `train_epoch`."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
@@ -98,6 +98,7 @@ class EpochLoop(EvaluatedModel):
                                 seed=recipe.training_seed)
         self.loss = IQALoss(recipe.ranking_loss_alpha, base=recipe.loss)
         self.rows, self.steps, self.best, self.best_epoch, self.best_weights = [], 0, -np.inf, 0, {}
+        self.maps, self.best_maps = [], {} # Of datasets whose scale is learned along, see `JointTrainer`
         self.train_images, self.within, self.stop = train, {}, StopSignals() # `within`: see `train_epoch`
 
     @cached_property
@@ -189,13 +190,13 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../../nbs/training/07_trainer.ipynb #b0f522db
+# %% ../../nbs/training/07_trainer.ipynb #5eafd9e5
 def shown(trainer, epoch, batch # From 1; from 0
          ) -> list: # Of names, each once
     "The photographs of a batch."
-    names, recipe = trainer.train_images.names, trainer.recipe
-    order = np.random.default_rng([recipe.training_seed, epoch]).permutation(len(names) * recipe.crops_per_image)
-    return list(dict.fromkeys(names[i % len(names)] for i in np.array_split(order, len(trainer.crops))[batch]))
+    order = trainer.crops.order(np.random.default_rng([trainer.recipe.training_seed, epoch]))
+    names = trainer.train_images.names
+    return list(dict.fromkeys(names[i] for i in np.array_split(order, len(trainer.crops))[batch]))
 
 def no_loss(trainer, loss: float, epoch, batch) -> InputError: # To be raised
     "The error for a loss that is NaN or infinite: where, and what the batch shows."
@@ -226,12 +227,12 @@ def training_step(trainer, # A `Trainer`
     if trainer.average: trainer.average.update(net, trainer.steps)
     return loss.item()
 
-# %% ../../nbs/training/07_trainer.ipynb #29310209
+# %% ../../nbs/training/07_trainer.ipynb #ac97ff3b
 class Trainer(EpochLoop):
     "Trains `model` on `train`, evaluates every epoch on `val`, and ends with the weights of the best one."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
         super().__init__(model, train, val, recipe, others)
-        groups, self.head_optimizer = self.net.parameter_groups(), None
+        groups, self.head_optimizer = self.groups(), None
         optimizer = make_optimizer(recipe.optimizer, groups, recipe.lr, recipe.weight_decay)
         self.optimizer = self.accelerator.prepare(optimizer)
         if recipe.head_epochs:
@@ -240,6 +241,10 @@ class Trainer(EpochLoop):
         if recipe.ema: self.average = ModelEmaV3(self.net, recipe.ema, use_warmup=True)
         self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == 'fp16')
         self.schedule = load('schedule', recipe.lr_schedule)
+
+    def groups(self) -> dict: # 'backbone', 'head' -> parameters
+        "What learns."
+        return self.net.parameter_groups()
 
     def rates(self, epoch: float) -> dict: return learning_rates(self.recipe, self.schedule, epoch)
 

@@ -7,7 +7,7 @@ __all__ = ['EXIT', 'SAME', 'score_parser', 'add_output', 'add_scoring', 'check_a
            'explain_row', 'score_all', 'Terminated', 'terminable', 'count_beside', 'summary', 'map_folder', 'resumed',
            'check_same', 'scorer_of', 'run_scoring', 'score_command']
 
-# %% ../../nbs/use/05_command.ipynb #eb1eddba
+# %% ../../nbs/use/05_command.ipynb #2a13854c
 import argparse
 import math
 import os
@@ -16,6 +16,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import hyperiqa_nb
 from ..core import InputError
@@ -25,7 +26,7 @@ from .rows import (FORMATS, Printer, Progress, RowFile, Selection, check_target,
                                   written)
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #89dd29e2
+# %% ../../nbs/use/05_command.ipynb #77423fbc
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
         "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
         "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out.")
@@ -51,8 +52,10 @@ def score_parser() -> argparse.ArgumentParser:
     add('--lower_better', action='store_true', help="on that scale the lowest score is the best: turn it round")
     add_output(parser)
     add_scoring(parser)
-    add('--version', action='version', version=f'hyperiqa_nb {hyperiqa_nb.__version__}',
-        help="of the program; a row names its model and the version of that")
+    cards = Path(hyperiqa_nb.__file__).parent/'weights'
+    add('--version', action='version', version=f'hyperiqa_nb {hyperiqa_nb.__version__}; cards of its models: {cards}',
+        help="of the program, and where the cards of its models lie: what each learned from, how good and how sure it "
+             "is, what it is not for")
     return parser
 
 def add_output(parser):

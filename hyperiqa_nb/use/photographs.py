@@ -27,7 +27,7 @@ def looks_like_photograph(name: str) -> bool:
     "By the end of its name; whether it can be read is another question."
     return ending(name) in READ or ending(name) in PLUGINS or ending(name) in RAW
 
-# %% ../../nbs/use/02_photographs.ipynb #b5bd9df5
+# %% ../../nbs/use/02_photographs.ipynb #428ee2cc
 def register_readers():
     "Let Pillow read what installed packages can: HEIC with pillow-heif, JPEG XL with pillow-jxl-plugin."
     if importlib.util.find_spec('pillow_heif'):
@@ -53,19 +53,22 @@ def refusal(path: str) -> str: # '' where nothing speaks against it
         try: os.listdir(path)
         except OSError as error: return f"the folder cannot be opened ({error.strerror})."
         return "the folder holds no photograph (.jpg, .png, .tif and so on)."
+    if not path: return "one of the names is empty: has a variable of your script no value?"
+    if glob.has_magic(os.fspath(path)) and not os.path.lexists(path): return "no file has a name of this pattern."
     if os.path.isfile(path) and ending(path) in RAW:
         return ("holds what the sensor recorded (RAW), which is no picture yet. Develop it to JPEG or TIFF, for "
                 "example with darktable or the camera's own program, and score that.")
     package = plugin_needed(path) if os.path.isfile(path) else ''
     return f"needs a reader that is not installed: pip install {package}." if package else ''
 
-# %% ../../nbs/use/02_photographs.ipynb #6afd2a69
+# %% ../../nbs/use/02_photographs.ipynb #62b5bdf5
 def standard_input(descriptor=0) -> str: # Yields the lines
-    "The paths on standard input, one a line, as they come. Names need not be UTF-8."
-    rest = b''
+    "The paths on standard input, one a line or each with a NUL behind it, as they come. Names need not be UTF-8."
+    rest, end = b'', b'\n'
     while block := os.read(descriptor, 1 << 16):
-        *lines, rest = (rest + block).split(b'\n')
-        yield from (os.fsdecode(line.rstrip(b'\r')) for line in lines if line.strip())
+        if b'\0' in block: end = b'\0' # No name has it, and a list that has it is so divided
+        *names, rest = (rest + block).split(end)
+        yield from (os.fsdecode(name.rstrip(b'\r') if end == b'\n' else name) for name in names if name.strip())
     if rest.strip(): yield os.fsdecode(rest)
 
 class PhotographSearch:

@@ -27,10 +27,13 @@ class QualityLoss(nn.Module):
         worst, best = self.scorer.score_range
         return (best - self.scorer.points(x).mean()) / (best - worst)
 
-# %% ../../nbs/use/08_quality_loss.ipynb #b203f046
+# %% ../../nbs/use/08_quality_loss.ipynb #7cd851c3
 class PlainMetric(nn.Module):
     "What of torchmetrics' `Metric` is needed here: states that are set back, and a value for the batch."
-    def __init__(self):
+    def __init__(self, **options):
+        if options:
+            raise InputError(f"{', '.join(options)}: options of torchmetrics, which is not installed. Leave them out, "
+                             "or pip install torchmetrics.")
         super().__init__()
         self.starts = {}
 
@@ -44,10 +47,11 @@ class PlainMetric(nn.Module):
     def forward(self, *args):
         before = {name: getattr(self, name).clone() for name in self.starts}
         self.reset()
-        self.update(*args)
-        value = self.compute()
-        for name, kept in before.items(): getattr(self, name).add_(kept)
-        return value
+        try:
+            self.update(*args)
+            return self.compute()
+        finally: # Also where a photograph could not be read: the epoch so far is kept
+            for name, kept in before.items(): getattr(self, name).add_(kept)
 
 try: from torchmetrics import Metric
 except ImportError: Metric = PlainMetric

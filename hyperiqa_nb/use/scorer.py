@@ -121,7 +121,7 @@ def pixels_of(image: Image.Image, protocol: dict # Of `scoring_protocol`
         raise InputError(f"The picture cannot be decoded ({str(error) or type(error).__name__}).") from None
     return fit_pixels(pixels, protocol)
 
-# %% ../../nbs/use/06_scorer.ipynb #23318391
+# %% ../../nbs/use/06_scorer.ipynb #e426cbda
 class Scorer:
     "Scores photographs of any kind: `scorer(photograph)`."
     def __init__(self, model): # From `load_model`; its parameters are taken out of training
@@ -150,12 +150,13 @@ class Scorer:
     def of_tensor(self, x) -> torch.Tensor: # () for one photograph, (B,) for several
         check_values(x)
         if x.dim() != 4: return self.of_tensor(channels_last(x, True)[None])[0]
+        if not len(x): return torch.zeros(0, device=x.device)
         x = torch.stack([channels_last(one, True) for one in x])
         if x.dtype == torch.uint8: return torch.from_numpy(np.array([self.of_image(one) for one in x.cpu().numpy()]))
         scores = self.points(x.permute(0, 3, 1, 2))
         return scores.clamp(*self.score_range) if self.score_range else scores
 
-    def __call__(self, photographs): # One photograph, a list, or several of one size in an array or a tensor
+    def __call__(self, photographs): # One, a list, or several of one size in an array or a tensor; colours as RGB
         "A float for one photograph, an array for several; for tensors a tensor, through which gradients pass."
         if torch.is_tensor(photographs): return self.of_tensor(photographs)
         if isinstance(photographs, (list, tuple)) or getattr(photographs, 'ndim', 0) == 4:
