@@ -22,14 +22,14 @@ from ..core import PACKAGE, InputError, find_project, write_atomically, written_
 from .cluster import Cluster, ask, close_cluster, cluster_line, connect
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/15_scheduler.ipynb #48d9b24b
+# %% ../../nbs/runs/15_scheduler.ipynb #b7323277
 DATA_VARIABLE = 'HYPERIQA_DATA' # Variable of a worker's environment
 RUN_PROCESS = ('import sys; sys.path.insert(0, sys.argv[1]); from hyperiqa_nb.runs.scheduler import run_process; '
                'run_process(sys.argv[2])')
 RUN_TOPIC = 'hyperiqa_run' # Of what workers tell while they are at it
 
 def lay_out(folder: Path, job: dict): # Of `job_of`
-    "Put what a run needs into its folder: the parameters, and the runs and files whose weights it starts from or tests."
+    "Put into a run's folder its parameters, and the runs and files whose weights it starts from or tests."
     from hyperiqa_nb.runs.records import leave_record
     (folder/'job.json').write_text(json.dumps({name: job[name] for name in ('variant', 'parameters', 'data_dir')}))
     for record in job['records']: leave_record(folder/'records', record)
