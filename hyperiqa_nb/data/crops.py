@@ -91,9 +91,11 @@ def resized(crop, # (cut, cut, 3) uint8
     if len(crop) == side: return crop
     return np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
-# %% ../../nbs/data/12_crops.ipynb #a731bf62
+# %% ../../nbs/data/12_crops.ipynb #1e983824
 class TrainCrops:
     "Random crops with flips, in batches; `epoch(n)` yields those of epoch `n`, always the same."
+    share = 0, 1 # Number of this process, and of all that share the batches
+
     def __init__(self, images: ImageSet, size=224, # See `parse_sides`; the crops of a batch have one side
                  crops_per_image=2, batch_size=16,
                  scale_jitter=0., # Crops are cut up to 1 + this times as large or as small, and brought to their side
@@ -121,7 +123,7 @@ class TrainCrops:
         return resized(pixels[top:top+cut, left:left+cut], side)
 
     def epoch(self, epoch # From 1
-        ): # Yields (B, 3, side, side) uint8 in channels-last order, and (B,) float32 MOS
+        ): # Yields (B, 3, side, side) uint8 in channels-last order, and (B,) float32 MOS; see `share`
         "The batches of one epoch."
         rng = np.random.default_rng([self.seed, epoch])
         order = self.order(rng)
@@ -132,11 +134,12 @@ class TrainCrops:
         sides = rng.permutation(np.resize(self.sides, self.batches)).tolist()
         mos = torch.from_numpy(self.images.mos)
         batches, ahead = np.array_split(np.arange(n), self.batches), getattr(self.images.pixels, 'ahead', None)
-        for number, (side, batch) in enumerate(zip(sides, batches)):
-            if ahead: ahead(order[np.concatenate(batches[number:number+2])].tolist())
-            crops = torch.empty((len(batch), side, side, 3), dtype=torch.uint8)
-            cuts = np.rint(side * scales[batch]).astype(int).tolist()
-            for crop, i, cut in zip(crops, batch, cuts):
+        shares = [np.array_split(batch, self.share[1])[self.share[0]] for batch in batches]
+        for number, (side, batch, own) in enumerate(zip(sides, batches, shares)):
+            if ahead: ahead(order[np.concatenate(shares[number:number+2])].tolist())
+            crops = torch.empty((len(own), side, side, 3), dtype=torch.uint8)
+            cuts = np.rint(side * scales[own]).astype(int).tolist()
+            for crop, i, cut in zip(crops, own, cuts):
                 crop.numpy()[:] = self.crop(self.images.pixels[order[i]], place[i], cut, side)
                 if flip[i]: crop[:] = crop.flip(1) # Quicker than numpy's copy of a mirrored view
             yield crops.permute(0, 3, 1, 2), mos[order[batch]]

@@ -6,7 +6,7 @@
 __all__ = ['SHORT_SIDE', 'DISTORTIONS', 'photographs', 'blur', 'noise', 'jpeg', 'pixelate', 'haze', 'similarity_score',
            'damaged_copies', 'build_demo', 'read_demo']
 
-# %% ../../nbs/data/02_demo.ipynb #425684fa
+# %% ../../nbs/data/02_demo.ipynb #b6c68b6c
 import io
 import os
 import tempfile
@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
-from ..core import InputError, register
+from ..core import InputError, register, writing_to
 from .manifest import Manifest, make_manifest, read_table
 
 # %% ../../nbs/data/02_demo.ipynb #641bcd40
@@ -84,7 +84,7 @@ def similarity_score(photo, reference) -> float: # 0-100, higher is better
                                        data_range=255)
     return 100 * max(0., similarity)
 
-# %% ../../nbs/data/02_demo.ipynb #62bb9c61
+# %% ../../nbs/data/02_demo.ipynb #8a3ed005
 def damaged_copies(photo, rng):
     "Yields (kind, level, image): the photograph as it is, and every kind of damage from level 1 to 5."
     yield 'pristine', 0, photo
@@ -97,8 +97,8 @@ def build_demo(root='data/demo', # Where it is, or is to be
     "Build the demo dataset, unless it is there."
     root = Path(root)
     if (root/'scores.csv').is_file(): return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.demo-', dir=root.parent) as temporary:
+    with writing_to(root): root.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(root), tempfile.TemporaryDirectory(prefix='.demo-', dir=root.parent) as temporary:
         building = Path(temporary)/'demo'
         (building/'images').mkdir(parents=True)
         rows, rng = [], np.random.default_rng(42)

@@ -6,7 +6,7 @@
 __all__ = ['IN_MEMORY', 'DECODER', 'ImageSet', 'PixelFile', 'decoded_bytes', 'file_key', 'in_turn', 'perform', 'DecodedAhead',
            'decoders_of', 'keep_decoded', 'refuse_broken', 'load_images', 'large_set']
 
-# %% ../../nbs/data/11_pixels.ipynb #f3f6fd20
+# %% ../../nbs/data/11_pixels.ipynb #33438272
 import hashlib
 import os
 from collections import deque
@@ -21,11 +21,11 @@ import PIL
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ..core import InputError, cache_folder, free_memory, room_in, unwritable, written_whole
+from ..core import InputError, cache_folder, free_memory, room_in, unwritable, writing_to, written_whole
 from .decoding import load_image, open_image, parse_size, refuse_irregular
 from .manifest import Manifest
 
-# %% ../../nbs/data/11_pixels.ipynb #458a55d0
+# %% ../../nbs/data/11_pixels.ipynb #8b15e820
 @dataclass(frozen=True)
 class ImageSet:
     "Decoded photographs with their scores."
@@ -36,6 +36,10 @@ class ImageSet:
 
     def __len__(self): return len(self.names)
 
+    def part(self, which: slice):
+        "Some of the photographs."
+        return ImageSet(self.names[which], self.pixels[which], self.mos[which])
+
     def digest(self) -> str: # 12 hex digits
         "Of names, scores and shapes, and of the middle row of each photograph."
         found = hashlib.sha256('\n'.join(self.names).encode())
@@ -45,7 +49,7 @@ class ImageSet:
             found.update(np.ascontiguousarray(pixels[len(pixels) // 2]))
         return found.hexdigest()[:12]
 
-# %% ../../nbs/data/11_pixels.ipynb #7cc2e914
+# %% ../../nbs/data/11_pixels.ipynb #df4b1f90
 IN_MEMORY = 800_000_000 # Bytes of one set of photographs
 DECODER = 1 # Raised when `load_image` gives other pixels than before
 
@@ -79,7 +83,9 @@ class PixelFile:
                     places[key], end = (end, pixels.shape), end + pixels.nbytes
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error: raise unwritable(self.data, error) from None
+        except OSError as error:
+            if self.data.exists(): os.truncate(self.data, self.end)
+            raise unwritable(self.data, error) from None
         with written_whole(self.list) as partial, open(partial, 'wb') as file:
             rows = np.array([[start, *shape] for start, shape in places.values()], np.int64)
             np.savez(file, keys=np.array([*places], 'U32'), rows=rows)
@@ -118,7 +124,7 @@ def in_turn(pool, f, items, # A pool of threads; a function of one item
         if len(waiting) >= window: yield waiting.popleft().result()
     while waiting: yield waiting.popleft().result()
 
-# %% ../../nbs/data/11_pixels.ipynb #5eb638b8
+# %% ../../nbs/data/11_pixels.ipynb #d81b4fbd
 def perform(f): return f()
 
 class DecodedAhead:
@@ -128,7 +134,8 @@ class DecodedAhead:
 
     def __len__(self): return len(self.decoders)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i): # An index; for a slice, those of its photographs
+        if isinstance(i, slice): return DecodedAhead(self.decoders[i])
         waiting = self.waiting.pop(i, None)
         return waiting.result() if waiting else self.decoders[i]()
 
@@ -166,7 +173,7 @@ def keep_decoded(file: PixelFile, decode, # A function of a name: pixels, or an 
         if fresh: file.append(fresh)
     return broken
 
-# %% ../../nbs/data/11_pixels.ipynb #db208d2e
+# %% ../../nbs/data/11_pixels.ipynb #6b1d0b10
 def refuse_broken(broken: list, count): # `InputError`s; of photographs
     "All that is wrong in one `InputError`; nothing where nothing is."
     if broken: raise InputError(f"{len(broken)} of {count} photographs cannot be used:\n" + '\n'.join(map(str, broken)))
@@ -204,6 +211,7 @@ def large_set(paths, keys, sizes, decode, folder, crop_size, resize, progress): 
         print(f"{folder} has room for {room_in(folder) / 1e6:,.0f} MB and {need / 1e6:,.0f} MB are needed: photographs "
               "are decoded again in every epoch. HYPERIQA_CACHE can name a folder with more room.")
         return DecodedAhead([partial(load_image, path, crop_size, resize) for path in paths])
-    broken = keep_decoded(file, decode, {key: path for key, (path, _) in wanted.items()}, need, progress)
+    with writing_to(folder):
+        broken = keep_decoded(file, decode, {key: path for key, (path, _) in wanted.items()}, need, progress)
     refuse_broken(broken, len(paths))
     return file.arrays(keys)

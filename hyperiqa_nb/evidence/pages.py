@@ -7,7 +7,7 @@ __all__ = ['DATA', 'FETCHED', 'STYLE', 'RANKS_NOTHING', 'Report', 'literals', 'r
            'nothing_to_say', 'variants_differ', 'offline', 'write_html', 'relink', 'plan_name', 'tidy_notebook',
            'write_report', 'opening', 'write_index']
 
-# %% ../../nbs/evidence/20_pages.ipynb #3ede96a1
+# %% ../../nbs/evidence/20_pages.ipynb #17afb033
 import ast
 import json
 import os
@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import InputError, page_heading, project_root, write_atomically
+from ..core import InputError, Unwritable, page_heading, project_root, write_atomically
 from ..runs import execute, experiment
 
 # %% ../../nbs/evidence/20_pages.ipynb #42af015e
@@ -91,7 +91,7 @@ def write_html(notebook, # Path of an executed notebook
     write_atomically(Path(html), offline(page.replace('</head>', STYLE + '</head>')))
     return Path(html)
 
-# %% ../../nbs/evidence/20_pages.ipynb #06bc398f
+# %% ../../nbs/evidence/20_pages.ipynb #1d7c2444
 def relink(text, # Markdown with links that start from the experiments
            root, target): # The project; the folder that they are to start from
     "The same links from another folder of the project, and from elsewhere their words alone."
@@ -106,36 +106,41 @@ def plan_name(plan: list, path): # Of `PlannedRun`; the plan's file
     "What a title says of a plan."
     return RANKS_NOTHING if all(p.run.dataset == 'demo' for p in plan) else Path(path).stem
 
-def tidy_notebook(path, of=''): # An executed notebook; what its title says of the plan
+def tidy_notebook(path, book, of=''): # An executed notebook; where it is to be; what its title says of the plan
     "Take run times, random identifiers and machine paths out, and let links start from where the notebook lies."
     import nbformat
-    book = nbformat.read(path, as_version=4)
-    book.metadata = {k: book.metadata[k] for k in ('kernelspec', 'language_info') if k in book.metadata}
-    book.metadata.get('language_info', {}).pop('version', None)
-    for number, cell in enumerate(book.cells):
+    tidy = nbformat.read(path, as_version=4)
+    tidy.metadata = {k: tidy.metadata[k] for k in ('kernelspec', 'language_info') if k in tidy.metadata}
+    tidy.metadata.get('language_info', {}).pop('version', None)
+    for number, cell in enumerate(tidy.cells):
         if cell.cell_type == 'markdown':
-            cell.source = relink(cell.source, project_root(), Path(path).resolve().parent)
+            cell.source = relink(cell.source, project_root(), Path(book).resolve().parent)
             if of: cell.source = re.sub(r'^# .*', lambda title: f'{title[0]}: {of}', cell.source)
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
         cell.id = f'cell-{number}'
-    write_atomically(Path(path), nbformat.writes(book) + '\n')
+    write_atomically(Path(book), nbformat.writes(tidy) + '\n')
 
-# %% ../../nbs/evidence/20_pages.ipynb #f35f51df
+# %% ../../nbs/evidence/20_pages.ipynb #683f7542
 def write_report(name, # Of an experiment: 'speed', or one of `list_reports`
                  out, # Folder of the report
                  parameters: dict, page='', # Name of the page, '' for the experiment's
                  of='' # What the title says of the plan
                 ) -> Path: # The page
-    "Execute an experiment and write its page; a failure leaves no page, and a wrong input no notebook either."
+    "Execute an experiment and write its page and its notebook; a failure leaves neither, a full disk the former ones."
     out = Path(out)
-    page, book = out/f'{page or name}.html', out/f'{page or name}.ipynb'
-    page.unlink(missing_ok=True)
-    try: execute(experiment(name), book, parameters, timeout=1800)
-    except InputError:
-        book.unlink(missing_ok=True)
+    page, book = (out/f'{page or name}{ending}' for ending in ('.html', '.ipynb'))
+    executed = out/'runs'/book.name
+    try:
+        execute(experiment(name), executed, parameters, timeout=1800)
+        tidy_notebook(executed, book, of)
+        write_html(book, page)
+        executed.unlink()
+    except (InputError, RuntimeError) as error:
+        if isinstance(error, InputError): executed.unlink(missing_ok=True) # It shows no more than the message says
+        former = [] if isinstance(error, Unwritable) else [page, book]
+        for file in former: file.unlink(missing_ok=True)
         raise
-    tidy_notebook(book, of)
-    return write_html(book, page)
+    return page
 
 # %% ../../nbs/evidence/20_pages.ipynb #dd2f77db
 def opening(path) -> str:

@@ -6,12 +6,12 @@
 __all__ = ['read_predictions', 'align', 'one_training_each', 'compare_predictions', 'recorded', 'compare_parser', 'compare_files',
            'compare_command']
 
-# %% ../../nbs/evidence/15_predictions.ipynb #320bdbf8
+# %% ../../nbs/evidence/15_predictions.ipynb #5c17ccdb
 import argparse
 import sys
 from pathlib import Path
 
-from ..core import InputError, check_folder, entries
+from ..core import InputError, check_folder, entries, write_atomically
 
 # %% ../../nbs/evidence/15_predictions.ipynb #2a0ac3a6
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
@@ -126,7 +126,7 @@ def compare_parser():
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     return parser
 
-# %% ../../nbs/evidence/15_predictions.ipynb #0c99e6b1
+# %% ../../nbs/evidence/15_predictions.ipynb #d2b136f4
 def compare_files(args): # Of `compare_parser`
     "(table of the comparison, manifest of the test part)."
     from hyperiqa_nb.data import dataset_folder
@@ -158,7 +158,7 @@ def compare_command(argv=None):
     args = compare_parser().parse_args(argv)
     try:
         table, manifest = compare_files(args)
-        if args.out: table.to_csv(args.out, index_label='model')
+        if args.out: write_atomically(args.out, table.to_csv(index_label='model'))
     except InputError as error:
         print(f"hyperiqa_compare: {error}", file=sys.stderr)
         sys.exit(2)

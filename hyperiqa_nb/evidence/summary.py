@@ -6,13 +6,14 @@
 __all__ = ['EXTREMES', 'report_style', 'bullets', 'holds_something', 'show', 'section', 'result_lines', 'against_lines',
            'data_line', 'work_line', 'protocol_line', 'numerics_line', 'provenance_table', 'split_common', 'provenance']
 
-# %% ../../nbs/evidence/19_summary.ipynb #9a57b633
+# %% ../../nbs/evidence/19_summary.ipynb #1955b35d
 import numpy as np
 import pandas as pd
 
 from .compare import NAMES, counted, estimate, over, run_table, signed, split_means
 from .rule import NO_VERDICT
 from ..runs import TEST_SELECTED, UNTRAINED
+from ..training import figure_text
 
 # %% ../../nbs/evidence/19_summary.ipynb #1fe0f1ba
 def report_style():
@@ -53,7 +54,7 @@ def section(heading, # '' for the opening, which has none
     if heading: show(f'## {heading}')
     for content in there: show(content)
 
-# %% ../../nbs/evidence/19_summary.ipynb #2358cb99
+# %% ../../nbs/evidence/19_summary.ipynb #ea8261ba
 def result_lines(results, figures=None, # Index variant; low and high of its SRCC, see `known_figures`
                  metric='srcc') -> list: # Of str, one a dataset
     "The figure of the first variant on each dataset."
@@ -66,10 +67,10 @@ def result_lines(results, figures=None, # Index variant; low and high of its SRC
             interval = '95 % interval {:.3f} to {:.3f}'.format(*figures.loc[name, ['low', 'high']])
         seeds = ', seeds of a split averaged' if e['unit'] == 'split' and len(first) > e['n'] else ''
         median = np.median(split_means(first[metric], first.tested))
-        figure = f"mean test {NAMES[metric]} of {e['mean']:.4f}"
+        figure = f"mean test {NAMES[metric]} of {figure_text(e['mean'])}"
         untrained = f' ({UNTRAINED})' if first.frozen_backbone.astype(bool).any() else ''
         lines.append(f"`{name}`{untrained} has a **{figure}** on {dataset}, over {over(e['n'], e['unit'])}{seeds}"
-                     f" ({interval}); median {median:.4f}.")
+                     f" ({interval}); median {figure_text(median)}.")
     return lines
 
 def against_lines(table) -> list: # Of str, one a word; of `in_words` with one baseline

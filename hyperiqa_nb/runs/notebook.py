@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['experiment', 'parameters_cell', 'execute']
 
-# %% ../../nbs/runs/10_notebook.ipynb #c11d7f18
+# %% ../../nbs/runs/10_notebook.ipynb #992a505f
 import json
+import os
 from pathlib import Path
 
-from ..core import InputError, pick, project_root
+from ..core import InputError, pick, project_root, unwritable
 
-# %% ../../nbs/runs/10_notebook.ipynb #fa6adb59
+# %% ../../nbs/runs/10_notebook.ipynb #1e31ab16
 def experiment(name) -> Path:
     "The notebook of an experiment: 'train', 'ablation', 'sota'."
     folder = project_root()/'nbs'/'experiments'
@@ -34,12 +35,13 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     notebook, output = Path(notebook), Path(output)
+    running = output.with_name(f'{output.stem}.running.ipynb') # An earlier one stays until this one is whole
     parameters_cell(notebook)
     known = papermill.inspect_notebook(str(notebook))
     for name in parameters: pick(name, known, f'parameter of {notebook.name}')
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(str(notebook), str(output), parameters, cwd=str(project_root()), progress_bar=False,
+        output.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(str(notebook), str(running), parameters, cwd=str(project_root()), progress_bar=False,
                                    kernel_name='python3', execution_timeout=timeout,
                                    extra_arguments=['--log-level=CRITICAL'])
     except PapermillExecutionError as error:
@@ -49,4 +51,9 @@ def execute(notebook, output, # Paths: what to run, and where the executed copy 
         raise RuntimeError(f"{notebook.name} failed with {error.ename}: {error.evalue} (see {output})") from None
     except DeadKernelError:
         raise RuntimeError(f"The kernel of {notebook.name} was killed, perhaps for want of memory.") from None
+    except OSError as error:
+        running.unlink(missing_ok=True)
+        raise unwritable(error.filename or output, error) from None
+    finally: # What failed can be read as well
+        if running.exists(): os.replace(running, output)
     return output

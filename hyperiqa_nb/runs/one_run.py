@@ -9,7 +9,8 @@ __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'other_dataset', 'with_added', 'data
            'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
            'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #0abe97b7
+# %% ../../nbs/runs/07_one_run.ipynb #5ae8a6f9
+import logging
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, entries, file_hash, find_project, pick, typed_options
+from ..core import InputError, entries, file_hash, find_project, pick, typed_options, writing_to
 from ..data import PARTS, ImageSet, Manifest, load_dataset, load_images, owners_name, parse_sides
 from ..models import (DEFAULT_CHECKPOINT, FORMATS, check_pooled, checkpoint_file, create_model,
                                 load_checkpoint, load_model, model_options, save_checkpoint)
@@ -33,8 +34,8 @@ from .records import as_text, is_done, run_rows
 from .results import record_of
 from .run import Run, in_parts, named_values, run_manifest
 from .working import Record, run_folder, run_lock
-from ..training import (evaluate, figure_text, learned_table, log_line, make_trainer, map_scores, open_log,
-                                  scale_table)
+from ..training import (Ranks, evaluate, figure_text, learned_table, log_line, make_trainer, map_scores,
+                                  open_log, ranks_notes, scale_table)
 
 # %% ../../nbs/runs/07_one_run.ipynb #6e2bedad
 def other_dataset(name, part, # Plain name; 'train', 'test' or '' for all of it
@@ -203,7 +204,7 @@ def run_scores(run: Run, trainer, images: dict, progress=True) -> tuple: # Of ta
         predictions.append(pd.DataFrame(table))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../../nbs/runs/07_one_run.ipynb #38d936b8
+# %% ../../nbs/runs/07_one_run.ipynb #fe4cfc44
 def shared_training(run: Run, results, data: RunData, root=None # Of checkpoints; None: the project
     ) -> dict: # Of its record, with the table `curves` and the path `checkpoint`; {} where the run has to be trained
     "The finished training that ends with the weights of this run, if its checkpoint is still there."
@@ -222,10 +223,10 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     facts = load_checkpoint(trainer.net, shared['checkpoint'])
     trainer.rows, trainer.best_epoch = shared['curves'].to_dict('records'), int(shared['best_epoch'])
     trainer.average, trainer.maps = None, []
-    for row in trainer.rows: keep(row)
+    for row in trainer.rows if trainer.ranks.first else []: keep(row)
     return facts
 
-# %% ../../nbs/runs/07_one_run.ipynb #0af927a1
+# %% ../../nbs/runs/07_one_run.ipynb #bf7fff18
 @dataclass
 class Outcome:
     "What a run gives."
@@ -254,8 +255,9 @@ def new_folder(parent: Path, name) -> Path:
     "Make a folder that was not there: where several runs end in one second, the names of the later ones get a number."
     for number in count(1):
         folder = parent/(name if number == 1 else f'{name}_{number}')
-        try: folder.mkdir(parents=True)
-        except FileExistsError: continue
+        with writing_to(folder):
+            try: folder.mkdir(parents=True)
+            except FileExistsError: continue
         return folder
 
 def save_outcome(outcome: Outcome, folder, # Of all checkpoints
@@ -275,11 +277,12 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
         run_id=run.run_id, selected_on=run.select_on, selected_by=run.select_by, best_epoch=trainer.best_epoch,
         test_metrics=figures, **({'scale_maps': scales} if scales else {}), **trainer.net.owed)
 
-# %% ../../nbs/runs/07_one_run.ipynb #af89c812
+# %% ../../nbs/runs/07_one_run.ipynb #08298166
 def run_log(run: Run, root, # The project
             echo=None): # Called with each line
-    "The log of a run, opened."
+    "The log of a run, opened; of several processes, the first one writes it."
     scale = {'concat': 'multiscale', 'single': 'singlescale'}.get(run.fusion, run.fusion)
+    if not Ranks().first: return logging.Logger('silent')
     log = open_log(f'{short_name(run)}_{scale}_ranking_alpha{run.ranking_loss_alpha:g}', root/'logs', echo)
     log.info(f"run {run.run_id} on {run.dataset}: {run.changed}")
     return log
@@ -303,7 +306,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #19bf2fc3
+# %% ../../nbs/runs/07_one_run.ipynb #4be4b686
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -322,7 +325,8 @@ def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, 
         log.info(log_line(row))
         if row['epoch'] == trainer.best_epoch and trainer.best_weights:
             save_best(run, trainer, data.manifest, best_file(state))
-    shared = shared_training(run, results, data, root)
+    ranks = Ranks()
+    shared = ranks.agree(shared_training(run, results, data, root) if ranks.first else {})
     if shared:
         log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
         data.scales = take_over(trainer, shared, keep).get('scale_maps', {})
@@ -343,7 +347,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #c21eff6d
+# %% ../../nbs/runs/07_one_run.ipynb #f8b5c8e3
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -355,27 +359,33 @@ def train_run(run: Run, results, # Folder of records
     ) -> Outcome:
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
     root, started, cpu_started = Path(root or find_project() or Path.cwd()), perf_counter(), process_time()
-    check_format(run, checkpoint_format)
-    manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
+    ranks = Ranks()
     with ExitStack() as held:
-        held.enter_context(run_lock(results, run.run_id))
-        state = state_file(run, results, resume)
-        model = run_model(run, results, root)
-        data = decoded(run, *manifests, progress)
+        with ranks.together():
+            check_format(run, checkpoint_format)
+            manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
+            if ranks.first: held.enter_context(run_lock(results, run.run_id))
+            state = state_file(run, results, resume)
+            model = run_model(run, results, root)
+        data = ranks.leading(partial(decoded, run, *manifests, progress and ranks.first))
         trainer = run_trainer(run, model, data.images)
-        record, log = Record(PlannedRun(variant, run), results), run_log(run, root, log_to)
-        held.callback(log.handlers[0].close)
+        record, log = ranks.first and Record(PlannedRun(variant, run), results), run_log(run, root, log_to)
+        for handler in log.handlers: held.callback(handler.close)
+        for note in ranks_notes(ranks, model, run): log.info(note)
         if run.frozen_backbone: trainer.cache.say = log.info if log_to else partial(say_and_log, log)
         trained, earlier = train_or_share(run, trainer, results, data, state, log, record, resume, progress,
                                           root)
         how = 'the last' if run.select_by == 'last' else f'chosen on {run.select_on} by {run.select_by}'
         log.info(f"kept epoch {trainer.best_epoch}, {how}")
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))
+        cpu_seconds = sum(ranks.collect(process_time() - cpu_started))
+        if not ranks.first: return outcome
         outcome.checkpoint = save_outcome(outcome, root/'checkpoints', checkpoint_format)
         caution = f' ({run.caution})' if run.caution else ''
         srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
         log.info(f"{outcome.judged} SRCC {srcc}, PLCC {plcc}{caution}; {outcome.checkpoint.name}")
-        spent = {'seconds': perf_counter() - started + earlier, 'cpu_seconds': process_time() - cpu_started}
+        spent = {'seconds': perf_counter() - started + earlier, 'cpu_seconds': cpu_seconds}
+        if ranks.count > 1: spent['processes'] = ranks.count
         made = {'trained': trained, 'checkpoint': str(outcome.checkpoint.relative_to(root))}
         record.finish(trainer.history, outcome.predictions, outcome.metrics, **record_facts(outcome), **spent, **made)
         for file in (state, best_file(state)): file.unlink(missing_ok=True)

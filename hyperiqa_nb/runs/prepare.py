@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['prepare_parser', 'fetch_weights', 'prepare_dataset', 'prepare_predictions', 'prepare_command']
 
-# %% ../../nbs/runs/09_prepare.ipynb #592c0f96
+# %% ../../nbs/runs/09_prepare.ipynb #aff35f13
 import argparse
 import sys
 
-from ..core import InputError, cache_folder, check_folder, clear_cache, entries
+from ..core import InputError, cache_folder, check_folder, clear_cache, entries, write_atomically
 from .fetch import download
 
 # %% ../../nbs/runs/09_prepare.ipynb #c06d146b
@@ -42,7 +42,7 @@ def prepare_parser() -> argparse.ArgumentParser:
     parser.add_argument('--yes', action='store_true', help="accept the owner's terms without being asked")
     return parser
 
-# %% ../../nbs/runs/09_prepare.ipynb #6ff52616
+# %% ../../nbs/runs/09_prepare.ipynb #8d3b2d84
 def fetch_weights(args):
     "The part of the command for weights of a model, which are fetched and not checked."
     from hyperiqa_nb.data import dataset_folder
@@ -67,7 +67,8 @@ def prepare_dataset(args) -> bool: # Whether training on it is right
     else: print("Nothing is wrong with them.")
     if args.report:
         columns = findings.groupby('image')[['finding', 'detail']].agg('; '.join)
-        checked.drop(columns='problem').join(columns, on='image').to_csv(args.report, index=False)
+        table = checked.drop(columns='problem').join(columns, on='image')
+        write_atomically(args.report, table.to_csv(index=False))
         print(f"Report: {args.report}")
     return not findings.finding.isin(WRONG).any()
 

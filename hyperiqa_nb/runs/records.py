@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SPLIT', 'KEYS', 'SMALL', 'SHARE', 'stored_table', 'write_table', 'of_key', 'as_text', 'with_photographs', 'of_split',
            'with_predictions', 'test_part', 'make_record', 'waiting', 'writing', 'numerics_in', 'done_with', 'is_done',
-           'with_ids', 'with_records', 'take_in', 'collect', 'put_record', 'leave_record', 'add_record', 'read_table',
-           'run_rows']
+           'with_ids', 'with_records', 'take_in', 'remove_rest', 'collect', 'put_record', 'leave_record', 'add_record',
+           'read_table', 'run_rows']
 
-# %% ../../nbs/runs/03_records.ipynb #391680ab
+# %% ../../nbs/runs/03_records.ipynb #752d1844
 import hashlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..core import unwritable, write_atomically
 from .numerics import NUMERICS, environment
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/03_records.ipynb #f46130ad
+# %% ../../nbs/runs/03_records.ipynb #a1100840
 SPLIT = ['dataset', 'split_id', 'seed']
 KEYS = {'predictions': [*SPLIT, 'part', 'image'], 'curves': ['run_id', 'epoch'], # In the order of writing
         'metrics': ['run_id', 'split', 'test_crops', 'metric', 'value'], 'runs': ['run_id', 'variant']}
@@ -46,11 +46,12 @@ def of_key(table, row, # A dict, or a row of a table
     return (table[key] == [row[name] for name in key]).all(axis=1)
 
 def as_text(value) -> str:
-    "A cell: numbers with all digits that they have, a dict as 'train=80;test=20'."
+    "A cell: numbers with all digits that they have, nothing for NaN, a dict as 'train=80;test=20'."
+    if value != value: return ''
     if isinstance(value, dict): return ';'.join(f'{k}={as_text(v)}' for k, v in value.items())
     return str(value).removesuffix('.0') if isinstance(value, float) else str(value)
 
-# %% ../../nbs/runs/03_records.ipynb #61e1ed5f
+# %% ../../nbs/runs/03_records.ipynb #bbd44d63
 def with_photographs(known: list, run: list) -> list: # Of (part, image)
     "The photographs of a table and those of a run: what is new stands behind the one that it follows in the run."
     if known == run: return known
@@ -73,7 +74,8 @@ def of_split(block, # The rows of one split, of a table of predictions
     table['part'], table['image'] = zip(*after)
     cells = {name: [scores.get(photo, '') for photo in after] for name, scores in columns.items()}
     table = pd.concat([table, pd.DataFrame(cells, dtype=str)], axis=1)
-    return table[(table[[*cells]] != '').any(axis=1)]
+    said_of = [any(texts) for texts in zip(*cells.values())]
+    return table if all(said_of) else table[said_of]
 
 def with_predictions(table, said: dict # (dataset, split_id, seed) -> {variant: {(part, image): text}}
                     ) -> pd.DataFrame:
@@ -85,7 +87,7 @@ def with_predictions(table, said: dict # (dataset, split_id, seed) -> {variant: 
         blocks[split] = of_split(blocks.get(split, empty), of_runs)
     return pd.concat(blocks.values(), ignore_index=True).reindex(columns=list(dict.fromkeys(names))).fillna('')
 
-# %% ../../nbs/runs/03_records.ipynb #ab3dc6e7
+# %% ../../nbs/runs/03_records.ipynb #d42760db
 def test_part(predictions) -> str: # Table with `image` and `part`
     "12 hex digits that stand for the test photographs of a run, by their names."
     names = predictions[predictions.part == 'test'].image
@@ -103,7 +105,7 @@ def make_record(planned: PlannedRun,
     tables = {'curves': {name: [*map(as_text, curves[name])] for name in curves},
               'metrics': {name: [*map(str, metrics[name])] for name in KEYS['metrics'][1:-1]},
               'predictions': {name: [*map(str, predictions[name])] for name in ('part', 'image')}}
-    tables['metrics']['value'] = [*map('{:.6f}'.format, metrics.value)]
+    tables['metrics']['value'] = ['' if value != value else f'{value:.6f}' for value in metrics.value]
     tables['predictions']['prediction'] = [*map('{:.6f}'.format, predictions.prediction)]
     return {'runs': {name: as_text(value) for name, value in row.items()}} | tables
 
@@ -137,7 +139,7 @@ def is_done(results, run_id) -> bool:
     "Has this run a record under `results`?"
     return done_with(results, run_id) is not None
 
-# %% ../../nbs/runs/03_records.ipynb #ed846608
+# %% ../../nbs/runs/03_records.ipynb #e4754eec
 def with_ids(taken: set, rows: list): # (variant, dataset, split_id, seed) of other runs; of dicts, which are changed
     "Put the id behind the variant of each row whose column another run has."
     for row in rows:
@@ -167,7 +169,16 @@ def take_in(results, records: dict): # run_id -> record
     for name in ('curves', 'metrics'):
         new = [{'run_id': [run_id] * len(next(iter(r[name].values())))} | r[name] for run_id, r in records.items()]
         write_table(results, name, with_records(stored_table(results, name), records, new))
-    write_table(results, 'runs', with_records(runs, records, [{k: [v] for k, v in row.items()} for row in rows]))
+    columns = {name: [row.get(name, '') for row in rows] for name in dict.fromkeys(k for row in rows for k in row)}
+    write_table(results, 'runs', with_records(runs, records, [columns]))
+
+def remove_rest(record: Path): # The file of a record that waits
+    "Delete what its run needed to go on, where that is still there; what is newer belongs to another training."
+    folder, done = record.parent.parent/record.stem, record.stat().st_mtime_ns
+    patterns = ('state-*.pt', 'best_model.*', '.*.partial') if folder.is_dir() else ()
+    for rest in [path for pattern in patterns for path in folder.glob(pattern)]:
+        with suppress(FileNotFoundError):
+            if rest.stat().st_mtime_ns <= done: rest.unlink()
 
 def collect(results):
     "Take the records that wait into the tables; without any this costs nothing."
@@ -176,7 +187,9 @@ def collect(results):
         paths = waiting(results)
         records = {path.stem: json.loads(path.read_text(encoding='utf-8')) for path in paths}
         if records: take_in(results, records)
-        for path in paths: path.unlink()
+        for path in paths:
+            remove_rest(path)
+            path.unlink()
 
 # %% ../../nbs/runs/03_records.ipynb #23da3b59
 SMALL, SHARE = 1 << 20, 8 # Bytes of tables that are always written again; what waits is at least the 8th part

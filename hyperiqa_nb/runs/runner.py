@@ -6,7 +6,7 @@
 __all__ = ['epochs_to_train', 'epochs_written', 'EpochBar', 'one_test_part', 'copy_done', 'runs_to_do', 'submit_runs', 'waves',
            'run_plan', 'run_parser', 'executor_of', 'stop', 'name_failures', 'run_command']
 
-# %% ../../nbs/runs/12_runner.ipynb #1c0c206b
+# %% ../../nbs/runs/12_runner.ipynb #d9afcc00
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,6 +19,7 @@ from ..core import InputError, pick, project_root
 from .numerics import NUMERICS
 from .plan import read_plan
 from .submit import InTurn, Workers, do_run, run_directly, run_notebook, stoppable
+from ..training.ranks import run_alone
 
 # %% ../../nbs/runs/12_runner.ipynb #8540fed5
 def epochs_to_train(missing: list, results # Planned runs in their order; folder of the records
@@ -178,7 +179,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     finally: collect(results)
     return failed
 
-# %% ../../nbs/runs/12_runner.ipynb #0ca537cd
+# %% ../../nbs/runs/12_runner.ipynb #bbe03ba8
 def run_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_run`."
     parser = argparse.ArgumentParser('hyperiqa_run', description=
@@ -229,6 +230,7 @@ def run_command(argv=None):
     "`hyperiqa_run`: the command line of `run_plan`."
     args = run_parser().parse_args(argv)
     try:
+        run_alone('hyperiqa_run')
         results = Path(args.out or project_root()/'reports'/Path(args.plan).stem).resolve()
         data_dir = args.data_dir and Path(args.data_dir).resolve()
         failed = run_plan(args.plan, results, data_dir, args.rerun, args.others, executor_of(args), args.only)

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['run_notebook', 'run_directly', 'do_run', 'InTurn', 'begin_worker', 'Workers', 'cores', 'end_children', 'stoppable']
 
-# %% ../../nbs/runs/11_submit.ipynb #6e3cdf34
+# %% ../../nbs/runs/11_submit.ipynb #83e93ed3
 import os
 import signal
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..core import InputError
 from .notebook import execute, experiment
 from .numerics import NUMERICS
 from .plan import PlannedRun
 
-# %% ../../nbs/runs/11_submit.ipynb #068fcca3
+# %% ../../nbs/runs/11_submit.ipynb #a38d6737
 def run_notebook(planned: PlannedRun, results, data_dir=''): # Folder of the records; see `run_manifest`
     "Execute the notebook of a run."
     from hyperiqa_nb.runs.working import run_folder, run_lock
@@ -34,7 +34,7 @@ def run_directly(planned: PlannedRun, results, data_dir=''):
     except InputError: raise
     except Exception as error:
         kept = run_folder(results, planned.run_id)/'error.txt'
-        kept.write_text(traceback.format_exc(), encoding='utf-8')
+        with suppress(OSError): kept.write_text(traceback.format_exc(), encoding='utf-8')
         raise RuntimeError(f"{type(error).__name__}: {error} (see {kept})") from None
 
 def do_run(way, planned: PlannedRun, results, data_dir='', # `run_notebook` or `run_directly`

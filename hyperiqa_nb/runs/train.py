@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'OPEN', 'VALUES', 'DATASET', 'TEST_CROPS', 'choice_lines',
            'add_output', 'start_of', 'train_parser', 'has_images', 'cross_of', 'named_dataset', 'records_of',
            'run_of_flags', 'in_flags', 'train_flags', 'train_command']
 
-# %% ../../nbs/runs/13_train.ipynb #aa67fbd2
+# %% ../../nbs/runs/13_train.ipynb #26345f93
 import argparse
 import sys
 from dataclasses import replace
@@ -19,6 +19,7 @@ from ..core import InputError, declare, entries, find_project, load
 from .run import Run, plain_name, recipe
 from .submit import stoppable
 from ..training.parameters import choices_of
+from ..training.ranks import Lost, Ranks, speaks, tell
 
 # %% ../../nbs/runs/13_train.ipynb #69d189c1
 ALIASES = {'crops_per_image': 'train_patch_num', 'lr_schedule': 'lr_scheduler', # Names that recorded commands use
@@ -89,13 +90,14 @@ def start_of(init, flags: dict, results=None) -> dict: # Parameters; see `initia
     if usual and own.get('backbone') == usual.default: own.pop('backbone')
     return {'init': init} | {name: value for name, value in own.items() if name not in flags}
 
-# %% ../../nbs/runs/13_train.ipynb #a97ac8a6
+# %% ../../nbs/runs/13_train.ipynb #c867ca6f
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_train`."
     wide = partial(argparse.HelpFormatter, width=96, max_help_position=32)
     about = ("Train one model, choose the epoch on the validation split, test it once, and write a log (logs/), "
              "a checkpoint (checkpoints/) and a record (--out).")
-    parser = argparse.ArgumentParser('hyperiqa_train', description=about, formatter_class=wide,
+    shared = "torchrun --nproc_per_node N $(which hyperiqa_train) ... shares a training among N devices."
+    parser = argparse.ArgumentParser('hyperiqa_train', description=about, epilog=shared, formatter_class=wide,
                                      argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=list(entries('recipe')), help="start from these settings (default: those "
                         "of 'fork', without its loop's bugs and with the epoch chosen on validation; with --init those "
@@ -152,24 +154,27 @@ def run_of_flags(argv # Of the command line
     cross = cross_of(flags, dataset, files['data_dir'])
     return replace(base, cross=cross, **flags), files
 
-# %% ../../nbs/runs/13_train.ipynb #cc14fb1f
+# %% ../../nbs/runs/13_train.ipynb #4bc645b8
 def in_flags(message: str) -> str:
     "The message of a library function in the words of the command."
     message = message.replace('a file of weights', '--backbone_weights FILE')
     return message.replace('pretrained=False', '--no_pretrained')
 
-def train_flags(argv) -> Path: # The checkpoint; None where nothing was left to do
+def train_flags(argv) -> Path: # The checkpoint; None where nothing was left to do, and in all processes but the first
     "Train what the flags say."
-    run, files = run_of_flags(argv)
+    ranks = Ranks()
+    with ranks.together(), ranks.hushed(): run, files = run_of_flags(argv)
     from tqdm import tqdm
     from hyperiqa_nb.runs.one_run import train_run
     from hyperiqa_nb.runs.records import collect, is_done
     results = records_of(files)
-    if files['resume'] and is_done(results, run.run_id):
-        print(f"This training is finished; its record is in {results}. Without --resume it is done again.")
+    if ranks.agree(files['resume'] and is_done(results, run.run_id)):
+        if ranks.first: print(f"This training is finished; its record is in {results}. Without --resume it is done "
+                              "again.")
         return None
     done = train_run(run, results, files['data_dir'], files['resume'], files['checkpoint_format'], log_to=tqdm.write)
-    collect(results)
+    if ranks.first: collect(results)
+    ranks.leave()
     return done.checkpoint
 
 def train_command(argv=None):
@@ -177,11 +182,14 @@ def train_command(argv=None):
     try:
         with stoppable(): checkpoint = train_flags(argv)
     except InputError as error:
-        print(f"hyperiqa_train: {in_flags(str(error))}", file=sys.stderr)
+        go_on = ' The same flags with --resume go on from the last complete epoch.' if isinstance(error, Lost) else ''
+        tell(error, f"hyperiqa_train: {in_flags(str(error))}{go_on}")
         sys.exit(2)
     except KeyboardInterrupt as stop: # One that says more is a training that saved its state
         how = f"stopped by {stop}; the same flags with --resume go on from there." if str(stop) else (
             "stopped; the same flags with --resume go on from the last complete epoch, if there is one.")
-        print(f"hyperiqa_train: {how}", file=sys.stderr)
+        if speaks(): print(f"hyperiqa_train: {how}", file=sys.stderr)
         sys.exit(128 + getattr(stop, 'number', 2))
     if checkpoint: print(f"Checkpoint: {checkpoint}")
+
+if __name__ == '__main__' and '__file__' in globals(): train_command() # `python -m`, not a notebook

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Busy', 'run_folder', 'run_lock', 'is_busy', 'Record']
 
-# %% ../../nbs/runs/06_working.ipynb #754c6711
+# %% ../../nbs/runs/06_working.ipynb #ed5b42ba
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, unwritable
+from ..core import InputError, unwritable, writing_to
 from .plan import PlannedRun
 from .records import add_record
 
@@ -46,17 +46,19 @@ def is_busy(results, run_id, of='training') -> bool:
         with run_lock(results, run_id, of): return False
     except Busy: return True
 
-# %% ../../nbs/runs/06_working.ipynb #7aaa1397
+# %% ../../nbs/runs/06_working.ipynb #24c8c68a
 class Record:
     "Keeps the history of a run while it trains, and adds it to the tables when it is finished."
     def __init__(self, planned: PlannedRun, results):
         self.planned, self.results, self.path = planned, results, run_folder(results, planned.run_id)/'history.csv'
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
+        with writing_to(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def epoch(self, row: dict):
         "Append one row to the history."
-        pd.DataFrame([row]).to_csv(self.path, mode='a', header=not self.path.exists(), index=False)
+        line = pd.DataFrame([row]).to_csv(header=not self.path.exists(), index=False)
+        with writing_to(self.path), open(self.path, 'a', encoding='utf-8') as file: file.write(line)
 
     def finish(self, history, predictions, metrics, **facts):
         "See `add_record`."

@@ -11,7 +11,7 @@ import torch
 from ..data import normalize
 from .trainer import EpochLoop
 
-# %% ../../nbs/training/10_closed_form.ipynb #3b2aec8d
+# %% ../../nbs/training/10_closed_form.ipynb #be998723
 class ClosedFormTrainer(EpochLoop):
     "Trains a model with `pooled` and `solve`; every epoch computes the weights anew."
     def pooled(self, crops): # (B, 3, side, side) uint8 -> (B, F)
@@ -24,7 +24,7 @@ class ClosedFormTrainer(EpochLoop):
         self.model.eval()
         features, targets = [], []
         for crops, mos in self.crops.epoch(epoch):
-            features.append(self.pooled(crops))
+            features.append(self.ranks.whole(self.pooled(crops), len(mos)))
             targets.append((mos - self.shift) / self.scale)
             bar.update()
             self.stop.check()

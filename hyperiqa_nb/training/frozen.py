@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['fixed_views', 'FixedViews', 'FeatureViews', 'OnFeatures', 'FrozenTrainer', 'FrozenClosedForm']
 
-# %% ../../nbs/training/12_frozen.ipynb #30e0dff4
+# %% ../../nbs/training/12_frozen.ipynb #8b5046ea
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -26,9 +28,11 @@ def fixed_views(images: ImageSet, test_crops: str, # See `parse_crops`
     return [[tile for view in test_views(pixels, test_crops, size, seed) for tile in tiles(view, size)]
             for pixels in images.pixels]
 
-# %% ../../nbs/training/12_frozen.ipynb #ea4434e3
+# %% ../../nbs/training/12_frozen.ipynb #047e7d7a
 class FixedViews:
     "Views of the training photographs in batches; `epoch(n)` yields those of epoch `n`, always the same."
+    share = 0, 1 # See `TrainCrops`
+
     def __init__(self, images: ImageSet, recipe=Recipe()):
         crops = recipe.watched_crops.removesuffix('+flip') + '+flip'
         self.views = fixed_views(images, crops, recipe.crop_size, recipe.seed)
@@ -46,14 +50,15 @@ class FixedViews:
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
     def epoch(self, epoch # From 1
-        ): # Yields what `batch` gives, and (B,) float32 MOS
+        ): # Yields what `batch` gives, of this process's share, and (B,) float32 MOS of the whole batch
         "The batches of one epoch."
         rng = np.random.default_rng([self.seed, epoch])
         turns, photographs = np.divmod(rng.permutation(len(self.views) * self.count), len(self.views))
         orders = [rng.permutation(count) for count in self.counts]
         chosen = np.array([orders[i][turn % len(orders[i])] for i, turn in zip(photographs, turns)])
         for some in np.array_split(np.arange(len(photographs)), self.batches):
-            yield self.batch(photographs[some], chosen[some]), self.mos[photographs[some]]
+            own = np.array_split(some, self.share[1])[self.share[0]]
+            yield self.batch(photographs[own], chosen[own]), self.mos[photographs[some]]
 
 class FeatureViews(FixedViews):
     "The same with features in the place of views."
@@ -69,7 +74,7 @@ class FeatureViews(FixedViews):
         if self.kept is None: self.fill()
         return self.kept.rows(self.first[photographs] + chosen)
 
-# %% ../../nbs/training/12_frozen.ipynb #1d8f0722
+# %% ../../nbs/training/12_frozen.ipynb #2d826965
 class OnFeatures:
     "Lets a trainer learn from kept features, and evaluates by them."
     def __init__(self, model, # With `features` and `score`, see `check_pooled`
@@ -87,7 +92,7 @@ class OnFeatures:
         with reduced(self.accelerator.device, self.precision): return self.net.score(self.on_device(crops))
 
     def fit(self, on_epoch=None, progress=True, state=None):
-        self.crops.fill(progress)
+        self.ranks.leading(partial(self.crops.fill, progress and self.ranks.first))
         return super().fit(on_epoch, progress, state)
 
     @torch.inference_mode()
@@ -95,7 +100,10 @@ class OnFeatures:
         "As `EvaluatedModel.predict`, by the features of the crops."
         model, recipe, raw = self.average.module if self.average else self.net, self.recipe, []
         views = fixed_views(images, test_crops or recipe.watched_crops, recipe.crop_size, recipe.seed)
-        kept, training = self.cache.keep([view for of_one in views for view in of_one], progress), model.training
+        of_all = [view for of_one in views for view in of_one]
+        keep = partial(self.cache.keep, of_all, progress and self.ranks.first)
+        kept, training = self.ranks.leading(partial(self.stop.at_once, keep)), model.training
+        self.stop.check()
         model.eval()
         for some in np.array_split(np.arange(len(kept)), -(-len(kept) // 64)):
             with reduced(self.accelerator.device, self.precision):

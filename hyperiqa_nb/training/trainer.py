@@ -6,10 +6,10 @@
 __all__ = ['watched_sets', 'make_deterministic', 'EvaluatedModel', 'EpochLoop', 'make_optimizer', 'learning_rates',
            'freeze_batch_norm', 'shown', 'no_loss', 'training_step', 'Trainer']
 
-# %% ../../nbs/training/07_trainer.ipynb #77714dce
+# %% ../../nbs/training/07_trainer.ipynb #54ac2157
 import os
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -27,6 +27,7 @@ from .losses import IQALoss
 from .metrics import evaluate
 from .parameters import Recipe
 from .prediction import precision_on, predict, reduced
+from .ranks import TrainingRanks
 from .state import Stopped, StopSignals, load_state, remove_partials, save_state
 
 # %% ../../nbs/training/07_trainer.ipynb #4e105a6e
@@ -45,7 +46,7 @@ def make_deterministic():
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../../nbs/training/07_trainer.ipynb #5c6b5933
+# %% ../../nbs/training/07_trainer.ipynb #d9b4b1bf
 class EvaluatedModel:
     "A model, the scale of its scores, and the sets that it is evaluated on."
     average = None # A module with averaged weights takes the model's place here
@@ -57,11 +58,14 @@ class EvaluatedModel:
         parse_crops(recipe.watched_crops)
         self.recipe, self.watched = recipe, watched_sets(val, others, recipe)
         if recipe.deterministic: make_deterministic()
+        self.ranks = TrainingRanks()
+        self.stop = StopSignals(self.ranks.largest)
         self.accelerator = Accelerator(mixed_precision='no')
-        self.precision = precision_on(self.accelerator.device, recipe.precision)
-        self.model = self.accelerator.prepare(model)
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=True) # `ranks` adds up the gradients
         self.shift, self.scale = 0., 1. # MOS of raw score 0, and MOS per unit of raw score
         if recipe.standardize: self.shift, self.scale = float(train.mos.mean()), float(train.mos.std()) or 1.
+        self.precision = self.ranks.agree(precision_on(self.accelerator.device, recipe.precision))
+        self.ranks.begin_alike(self.net)
 
     @property
     def net(self):
@@ -70,9 +74,14 @@ class EvaluatedModel:
 
     def predict(self, images: ImageSet, test_crops=None, progress=False):
         "Scores on 0-100 with the weights as they are now, or with their average while it is kept."
-        model, recipe = self.average.module if self.average else self.net, self.recipe
-        return predict(model, images, test_crops or recipe.watched_crops, self.shift, self.scale, recipe.crop_size,
-                       seed=recipe.seed, progress=progress, precision=self.precision)
+        model, recipe, ranks = self.average.module if self.average else self.net, self.recipe, self.ranks
+        own = images.part(slice(ranks.rank, None, ranks.count))
+        score = partial(predict, model, own, test_crops or recipe.watched_crops, self.shift, self.scale,
+                        recipe.crop_size, seed=recipe.seed, progress=progress and ranks.first,
+                        precision=self.precision)
+        with ranks.together(): scores = self.stop.at_once(score)
+        self.stop.check()
+        return np.array(ranks.merged(scores))
 
     def raw_scores(self, crops): # (B, 3, side, side) uint8 -> (B,), before shift and scale
         "The model's scores of a batch of training."
@@ -88,7 +97,7 @@ class EvaluatedModel:
             row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
         return row
 
-# %% ../../nbs/training/07_trainer.ipynb #3561fe0f
+# %% ../../nbs/training/07_trainer.ipynb #270aaf4f
 class EpochLoop(EvaluatedModel):
     "Epochs, of which the best is kept; what an epoch does is `train_epoch`."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
@@ -99,7 +108,7 @@ class EpochLoop(EvaluatedModel):
         self.loss = IQALoss(recipe.ranking_loss_alpha, base=recipe.loss)
         self.rows, self.steps, self.best, self.best_epoch, self.best_weights = [], 0, -np.inf, 0, {}
         self.maps, self.best_maps = [], {} # Of datasets whose scale is learned along, see `JointTrainer`
-        self.train_images, self.within, self.stop = train, {}, StopSignals() # `within`: see `train_epoch`
+        self.train_images, self.within = train, {} # `within`: see `train_epoch`
 
     @cached_property
     def data(self) -> dict:
@@ -126,9 +135,9 @@ class EpochLoop(EvaluatedModel):
         self.started, epoch = perf_counter() - self.within.get('seconds', 0.), len(self.rows) + 1
         trained = self.within.get('trained') or self.train_epoch(epoch, bar)
         self.within = {'trained': trained, 'batch': len(self.crops)}
-        with self.stop.at_once(): row = {'epoch': epoch, **trained, **self.evaluate(progress)}
+        row = {'epoch': epoch, **trained, **self.evaluate(progress)}
         self.within = {}
-        self.keep(row | {'seconds': perf_counter() - self.started})
+        self.keep(self.ranks.agree(row | {'seconds': perf_counter() - self.started}))
 
     def leave(self, state, stopped: Stopped):
         "Save the state of a training that is asked to stop, and stop."
@@ -138,24 +147,32 @@ class EpochLoop(EvaluatedModel):
         raise Stopped(stopped.number, f"{stopped} in epoch {len(self.rows) + 1}, after {done} of {len(self.crops)} "
                                       f"batches; the state is saved in {state}") from None
 
+    def tell(self, row, on_epoch):
+        "Call a function of a row of the history, in the first process."
+        with self.ranks.together():
+            if on_epoch and self.ranks.first: on_epoch(row)
+
     def fit(self, on_epoch=None, # Called with each row of the history as a dict
             progress=True, # Show a bar over all batches
             state=None, # A file to keep the state of the training in; where it exists, training goes on from it
         ) -> pd.DataFrame: # The history
         "Train, stop early, put the best weights back."
-        torch.manual_seed(self.recipe.training_seed)
+        torch.manual_seed(self.recipe.training_seed + self.ranks.rank)
+        self.crops.share = self.ranks.rank, self.ranks.count
+        self.ranks.check_batch(len(self.train_images) * self.recipe.crops_per_image // len(self.crops))
         if state: remove_partials(state)
-        if state and Path(state).exists(): load_state(self, state)
-        for row in self.rows if on_epoch else []: on_epoch(row)
+        if state and self.ranks.agree(Path(state).exists()):
+            with self.ranks.together(): load_state(self, state)
+        for row in self.rows: self.tell(row, on_epoch)
         done = len(self.rows) * len(self.crops)
         with (self.stop if state else nullcontext(),
               tqdm(total=self.recipe.epochs * len(self.crops), initial=done, desc='train', unit='batch',
-                   disable=not progress, leave=False) as bar):
+                   disable=not (progress and self.ranks.first), leave=False) as bar):
             try:
                 while len(self.rows) < self.recipe.epochs and len(self.rows) - self.best_epoch < self.recipe.patience:
                     self.one_epoch(bar, progress)
                     if state: save_state(self, state)
-                    if on_epoch: on_epoch(self.rows[-1])
+                    self.tell(self.rows[-1], on_epoch)
                     self.stop.check()
             except Stopped as stopped: self.leave(state, stopped)
         self.net.load_state_dict(self.best_weights)
@@ -190,7 +207,7 @@ def freeze_batch_norm(module):
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm): layer.eval()
 
-# %% ../../nbs/training/07_trainer.ipynb #5eafd9e5
+# %% ../../nbs/training/07_trainer.ipynb #0e2c3821
 def shown(trainer, epoch, batch # From 1; from 0
          ) -> list: # Of names, each once
     "The photographs of a batch."
@@ -208,15 +225,16 @@ def no_loss(trainer, loss: float, epoch, batch) -> InputError: # To be raised
 
 def training_step(trainer, # A `Trainer`
                   crops, # (B, 3, side, side) uint8
-                  mos, # (B,) float, 0-100
+                  mos, # (B,) float, 0-100; of the whole batch where processes share it
                   optimizer, epoch=1, batch=0, # The latter from 0; for the message
                  ) -> float: # The loss, MOS units for L1
     "Learn from one batch."
     net, recipe = trainer.net, trainer.recipe
-    raw = trainer.raw_scores(crops)
-    loss = trainer.loss(raw.float() * trainer.scale + trainer.shift, mos.to(raw.device))
-    if not torch.isfinite(loss): raise no_loss(trainer, loss.item(), epoch, batch)
+    raw = trainer.ranks.whole(trainer.raw_scores(crops).float(), len(mos))
+    loss = trainer.loss(raw * trainer.scale + trainer.shift, mos.to(raw.device))
+    if not torch.isfinite(loss): raise trainer.ranks.common(no_loss(trainer, loss.item(), epoch, batch))
     trainer.accelerator.backward(trainer.scaler.scale(loss / trainer.scale))
+    trainer.ranks.combine(net)
     if recipe.max_grad_norm:
         trainer.scaler.unscale_(optimizer)
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), recipe.max_grad_norm)

@@ -6,7 +6,7 @@
 __all__ = ['BOX', 'STYLE', 'Pieces', 'photo_box', 'picture', 'row', 'score_html', 'map_html', 'response_html',
            'known_photographs', 'nearest_html', 'read_bytes', 'answer', 'ScorePage']
 
-# %% ../../nbs/use/09_app.ipynb #aa6517b1
+# %% ../../nbs/use/09_app.ipynb #8f7f4ff6
 import base64
 import html
 import io
@@ -17,7 +17,7 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core import InputError
+from ..core import InputError, writing_to
 from ..data import load_dataset, load_image
 from ..models import load_model, score_interval
 from .scoring import model_line, read_photograph, scoring_protocol
@@ -128,10 +128,10 @@ def nearest_html(manifest, score, count=6) -> str:
                        f'{mos:.0f}') for image, mos in zip(near.image, near.mos)]
     return f'<h3>People gave these about the same ({html.escape(manifest.name)})</h3>' + row(*figures, kind='near')
 
-# %% ../../nbs/use/09_app.ipynb #f3c9947f
+# %% ../../nbs/use/09_app.ipynb #1201ba8b
 def read_bytes(name, content: bytes, model):
     "A photograph as the model is to see it, from the bytes of a file."
-    with tempfile.TemporaryDirectory() as folder:
+    with writing_to('The temporary folder (TMPDIR)'), tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/(Path(name).name or 'photograph')
         file.write_bytes(content)
         try: return read_photograph(file, scoring_protocol(model))

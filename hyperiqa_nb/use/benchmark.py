@@ -189,7 +189,7 @@ def how_near_the_limit(rows: list): # Of `read_machines` -> DataFrame: one row a
                 'of the best backbone': f"{rates['step'] / rates['backbone']:.2f}" if row else 'not measured'}
     return pd.DataFrame(shown).T.rename_axis(['machine', 'model'])
 
-# %% ../../nbs/use/19_benchmark.ipynb #00466415
+# %% ../../nbs/use/19_benchmark.ipynb #ebed0b78
 def benchmark(seconds=165., # For all models, without the compiler's time on a GPU
               ) -> list: # Rows of the table
     "Measure this machine."
@@ -224,9 +224,9 @@ def benchmark_command(argv=None):
     args, start = parser.parse_args(argv), perf_counter()
     try:
         if args.table: check_folder(args.table)
+        rows = benchmark()
+        if args.table: add_machine(args.table, rows)
     except InputError as error:
         print(f'hyperiqa_benchmark: {error}', file=sys.stderr)
         sys.exit(2)
-    rows = benchmark()
-    if args.table: add_machine(args.table, rows)
     print(f'{perf_counter() - start:.0f} s')

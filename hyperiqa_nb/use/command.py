@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXIT', 'SAME', 'score_parser', 'add_output', 'add_scoring', 'check_arguments', 'pick_device', 'model_of', 'Tally',
            'explain_row', 'score_all', 'Terminated', 'terminable', 'count_beside', 'summary', 'map_folder', 'resumed',
-           'check_same', 'scorer_of', 'run_scoring', 'score_command']
+           'check_same', 'scored', 'score_share', 'run_scoring', 'score_command']
 
-# %% ../../nbs/use/05_command.ipynb #2a13854c
+# %% ../../nbs/use/05_command.ipynb #340549a5
 import argparse
 import math
 import os
@@ -19,17 +19,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import hyperiqa_nb
-from ..core import InputError
-from ..training import Recipe, choices_of
+from ..core import InputError, Unwritable
+from ..training import Ranks, Recipe, choices_of, launch_note, speaks, tell
 from .photographs import PhotographSearch
 from .rows import (FORMATS, Printer, Progress, RowFile, Selection, check_target, go_on, shown_time,
                                   written)
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #77423fbc
+# %% ../../nbs/use/05_command.ipynb #74c898db
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
-        "--out cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by Ctrl-C or "
-        "SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out.")
+        "--out or --map cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by "
+        "Ctrl-C or SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
+        "torchrun --nproc_per_node N $(which hyperiqa_score) ... scores on N devices.")
 
 def score_parser() -> argparse.ArgumentParser:
     "What `hyperiqa_score` takes."
@@ -89,7 +90,7 @@ def add_scoring(parser):
         help="score on the workers of a Dask scheduler, on this machine or on others, such as tcp://ada:8786 (needs "
              "pip install 'dask[distributed]')")
 
-# %% ../../nbs/use/05_command.ipynb #791d8ba0
+# %% ../../nbs/use/05_command.ipynb #60e1880f
 def check_arguments(args # From `score_parser`
                    ):
     "An `InputError` for what can be seen without loading anything."
@@ -108,16 +109,20 @@ def pick_device(name=None # As torch calls it; None: a GPU where there is one
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used ({reason}). Leave it out, or take cpu.") from None
 
-def model_of(args # From `score_parser`
+def model_of(args, ranks # From `score_parser`; `Ranks`
             ): # From `load_model`
     "The model that the arguments name, on its device."
     from hyperiqa_nb.data import parse_crops
     from hyperiqa_nb.models import load_model
     if args.test_crops: parse_crops(args.test_crops)
-    device, stated = pick_device(args.device), {'score_range': args.score_range, 'lower_better': args.lower_better}
+    if ranks.count > 1 and args.device not in (None, 'cpu'):
+        raise InputError(f"--device {args.device} is one device, and {ranks.count} processes need one each: leave it "
+                         "out.")
+    device = pick_device(args.device or (str(ranks.device) if ranks.count > 1 else None))
+    stated = {'score_range': args.score_range, 'lower_better': args.lower_better}
     return (load_model(args.model, **stated) if args.model else load_model(**stated)).to(device)
 
-# %% ../../nbs/use/05_command.ipynb #ec597ad4
+# %% ../../nbs/use/05_command.ipynb #23290c1e
 @dataclass
 class Tally:
     "What became of the photographs."
@@ -136,6 +141,7 @@ def explain_row(maps, # `MapFolder`
                 row, progress):
     "Write the picture for a row, or a note where the photograph cannot be read again."
     try: maps.write(row['image'])
+    except Unwritable: raise
     except InputError as error: progress.note(f'no map: {error}')
 
 def score_all(found, # Rows and messages, of `BulkScorer.each`
@@ -194,7 +200,7 @@ def summary(tally, progress, search, out) -> str:
     if out: said.append(f'{out.count:,} rows in {out.path}')
     return ', '.join(said) + '.'
 
-# %% ../../nbs/use/05_command.ipynb #0d828da6
+# %% ../../nbs/use/05_command.ipynb #f5363908
 def map_folder(model, args): # `MapFolder`, see [why](07_why.ipynb); None without --map
     "Where the pictures of --map go."
     if not args.map: return None
@@ -226,25 +232,35 @@ def check_same(scorer, row, out): # `BulkScorer`; the last row of an earlier sco
                      "the photograph has changed, or --test_crops, --full_size, --precision, --score_range or "
                      "--lower_better were others. Name another file, or leave out --resume.")
 
-def scorer_of(model, args, progress): # With `each`
-    "Who scores: this machine, or the workers of a cluster."
-    from hyperiqa_nb.use.bulk import BulkScorer
-    scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision)
-    if not args.scheduler: return scorer, scorer
+def scored(scorer, ranks, paths, args, progress): # Yields rows and messages, see `BulkScorer.each`
+    "The photographs as this machine scores them, or a cluster."
+    from hyperiqa_nb.use.bulk import each_of
+    if not args.scheduler: return each_of(scorer, ranks, paths)
     from hyperiqa_nb.use.at_workers import cluster_scorer
-    return scorer, cluster_scorer(args, progress.note)
+    return cluster_scorer(args, progress.note).each(paths)
 
-def run_scoring(args # From `score_parser`
+# %% ../../nbs/use/05_command.ipynb #be0bcd6f
+def score_share(scorer, ranks) -> int: # Exit status
+    "Score what the first of several processes deals out."
+    from hyperiqa_nb.use.bulk import each_of
+    try:
+        with terminable(): list(each_of(scorer, ranks, []))
+    except KeyboardInterrupt as stop: return 143 if isinstance(stop, Terminated) else 130
+    return 0
+
+def run_scoring(args, ranks # From `score_parser`; `Ranks`
                ) -> int: # Exit status
     "Check the arguments, score, print and write."
-    check_arguments(args)
-    from hyperiqa_nb.use.bulk import COLUMNS
-    model, tally, progress = model_of(args), Tally(), Progress()
-    progress.note(model_line(model))
-    unknown = scale_line(model)
-    if unknown: progress.note(unknown)
+    with ranks.together():
+        if ranks.first: check_arguments(args)
+        from hyperiqa_nb.use.bulk import COLUMNS, BulkScorer
+        model = model_of(args, ranks)
+        scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision)
+    if not ranks.first: return score_share(scorer, ranks)
+    tally, progress, unknown = Tally(), Progress(), scale_line(model)
+    for note in (launch_note(), model_line(model), unknown):
+        if note: progress.note(note)
     extra = dict(model=model.checkpoint['name'], version=model.checkpoint['version'])
-    here, scorer = scorer_of(model, args, progress)
     search, had = PhotographSearch(args.photographs), set()
     printer = shown = Printer(args.format, 3 if unknown else 1)
     if args.sort or args.top: shown = Selection(args.sort != 'worst', args.top or 0)
@@ -252,11 +268,12 @@ def run_scoring(args # From `score_parser`
     maps = map_folder(model, args)
     if args.resume:
         had, last = resumed(out, extra, args, tally, shown)
-        check_same(here, last, out)
+        check_same(scorer, last, out)
     left = (path for path in search if written(path) not in had)
     count_beside(progress, args.photographs, len(had))
     try:
-        with terminable(): score_all(scorer.each(left), extra, args, tally, progress, out, shown, maps)
+        with terminable():
+            score_all(scored(scorer, ranks, left, args, progress), extra, args, tally, progress, out, shown, maps)
     except KeyboardInterrupt as stop: tally.stopped = 143 if isinstance(stop, Terminated) else 130
     progress.clear()
     if shown is not printer:
@@ -267,11 +284,17 @@ def run_scoring(args # From `score_parser`
 
 def score_command(argv=None):
     "`hyperiqa_score`: score photographs from the command line."
-    try: status = run_scoring(score_parser().parse_args(argv))
+    try:
+        ranks = Ranks()
+        with ranks.together(), ranks.hushed(): args = score_parser().parse_args(argv)
+        status = run_scoring(args, ranks)
+        ranks.leave()
     except InputError as error:
-        print(f"hyperiqa_score: {error}", file=sys.stderr)
+        tell(error, f"hyperiqa_score: {error}")
         status = 2
     except KeyboardInterrupt:
-        print("hyperiqa_score: stopped before the first score.", file=sys.stderr)
+        if speaks(): print("hyperiqa_score: stopped before the first score.", file=sys.stderr)
         status = 130
     if status: sys.exit(status)
+
+if __name__ == '__main__' and '__file__' in globals(): score_command() # `python -m`, not a notebook

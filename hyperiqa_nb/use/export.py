@@ -107,7 +107,7 @@ def onnx_error(path, model, # The file, and what it was made from
             largest = max(largest, float(abs(found - expected).max()))
     return largest
 
-# %% ../../nbs/use/10_export.ipynb #19731548
+# %% ../../nbs/use/10_export.ipynb #087cc993
 def _tried_sizes(size) -> list: # Of (height, width)
     "Where a file is compared with its model: at its one size, or at the traced one and two others."
     return [parse_export_size(size)] if size else [parse_export_size(size), (257, 334), (500, 389)]
@@ -131,6 +131,7 @@ def export_onnx(model, # From `load_model`
         try:
             trace_onnx(model, partial, size)
             error = onnx_error(partial, model, sizes)
+        except OSError: raise # `written_whole` says what it means
         except Exception as problem: # What an exporter or a runtime cannot do it says in many ways
             raise _refused(model, size, _first_line(problem)) from None
         if not error < ONNX_TOLERANCE * abs(scoring_protocol(model)['scale']):

@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['WEIGHTS_FILE', 'HubScorer']
 
-# %% ../../nbs/use/11_hub.ipynb #47473a29
+# %% ../../nbs/use/11_hub.ipynb #86dc357b
 import json
+import os
+import tempfile
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from ..core import InputError, write_atomically
+from ..core import InputError, write_atomically, writing_to
 from ..models import load_model, save_checkpoint
 from .card import model_card
 from .scorer import Scorer
 
-# %% ../../nbs/use/11_hub.ipynb #d55cce01
+# %% ../../nbs/use/11_hub.ipynb #46218629
 WEIGHTS_FILE = 'model.safetensors'
 
 class HubScorer(Scorer, ModelHubMixin):
@@ -26,6 +28,18 @@ class HubScorer(Scorer, ModelHubMixin):
         save_checkpoint(self.model, save_directory/WEIGHTS_FILE, **self.model.facts)
         about = dict(library_name='hyperiqa_nb', architecture=self.model.config['model']) # By this file the Hub counts
         write_atomically(save_directory/'config.json', json.dumps(about, indent=1))
+
+    def save_pretrained(self, folder, **options): # See the mixin
+        "Write the model, its card, unless there is one, and the file by which the Hub counts into a folder."
+        folder = Path(folder)
+        options['repo_id'] = options.get('repo_id') or folder.name
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix='.partial-', dir=folder) as fresh:
+                pushed = super().save_pretrained(fresh, **options)
+                for path in Path(fresh).iterdir():
+                    if path.name != 'README.md' or not (folder/path.name).exists(): os.replace(path, folder/path.name)
+        return pushed
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard:
         return model_card(self.model, kwargs.get('where', 'folder or owner/name'))

@@ -17,7 +17,7 @@ from ..runs import read_plan, record_of, run_manifests
 from .bulk import score_photographs
 from .card import model_card
 
-# %% ../../nbs/use/24_release.ipynb #3560f4bc
+# %% ../../nbs/use/24_release.ipynb #e6d7dfc1
 NOTICE = ("Started from ImageNet weights of EfficientNet-Lite (Tan and Le), which are under the Apache License 2.0. "
           "The weights of this file and the code are under the MIT licence of hyperiqa_nb.")
 
@@ -45,10 +45,11 @@ def release_facts(planned, results, plan, # `PlannedRun`, its folder of records,
     own, _, extra = run_manifests(planned.run, data_dir)
     interval, learned = calibration_interval(planned, results, known, data_dir), training_data(own, extra)
     sources = ' and '.join(f"{row['dataset']} ({row['cite']})" for row in learned)
+    owed = [known['notice']] if 'started_from' in known else [] # What the model before this one handed on
     found = {'plan': Path(plan).resolve().relative_to(root).as_posix(), 'training_data': learned,
              'evaluation': evaluation(planned, results, known, data_dir, interval, earlier),
              'reported': reported_figures(root/'reports'/'published.csv', [own.name, *planned.run.cross_datasets]),
-             'licence': 'mit', 'notice': f'Trained on {sources}. {NOTICE}', 'note': row['note']}
+             'licence': 'mit', 'notice': ' '.join([f'Trained on {sources}. {NOTICE}', *owed]), 'note': row['note']}
     return known | found | ({'interval': interval} if interval else {})
 
 # %% ../../nbs/use/24_release.ipynb #eca83dfc

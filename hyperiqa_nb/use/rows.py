@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'ENDINGS', 'NUMBERS', 'LOG_SECONDS', 'rounded', 'csv_line'
            'table_head', 'check_target', 'RowFile', 'written', 'csv_rows', 'json_rows', 'kept_rows', 'go_on',
            'to_nowhere', 'Printer', 'Selection', 'shown_time', 'Progress']
 
-# %% ../../nbs/use/04_rows.ipynb #10013620
+# %% ../../nbs/use/04_rows.ipynb #fc924de8
 import csv
 import heapq
 import io
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..core import InputError, check_folder, printable
+from ..core import InputError, check_folder, printable, unwritable, written_whole
 
 # %% ../../nbs/use/04_rows.ipynb #1b6ae0a9
 FORMATS = ['table', 'csv', 'jsonl'] # Of what is printed
@@ -59,7 +59,7 @@ def table_head(like: dict # The first row
     spread = 'spread  ' if like['spread'] is not None else ''
     return f"{'score':>6}  {interval}{spread}{'pixels':>10}  image\n"
 
-# %% ../../nbs/use/04_rows.ipynb #ea89bdcc
+# %% ../../nbs/use/04_rows.ipynb #f80f24a6
 ENDINGS = ['.csv', '.json', '.jsonl']
 
 def check_target(path):
@@ -74,9 +74,9 @@ def check_target(path):
     if not there: path.unlink()
 
 class RowFile:
-    "A table of rows in a file, complete after each `write`."
+    "A table of rows in a file, complete after each `write`, and after one that fails."
     def __init__(self, path, columns: list):
-        self.path, self.columns, self.count, self.file = Path(path), columns, 0, None
+        self.path, self.columns, self.count, self.file, self.size = Path(path), columns, 0, None, 0
 
     def write(self, row: dict):
         "Add a row."
@@ -90,17 +90,28 @@ class RowFile:
         return (',\n' if self.count else '[\n') + json_line(row) + ']\n'
 
     def put(self, text):
-        "Write and see that it has arrived."
+        "Write and see that it has arrived; what came of a text that did not fit is taken away again."
+        if self.file is None: return self.begin(text)
+        end = b'\n]\n' if self.path.suffix == '.json' else b'' # What the text takes the place of
+        start, left = self.size - len(end), memoryview(text.encode('utf-8', 'backslashreplace'))
         try:
-            if self.file is None:
-                self.file = open(self.path, 'wb')
-                if self.path.suffix == '.csv': text = csv_line(self.columns) + text
-            elif self.path.suffix == '.json': self.file.seek(-3, os.SEEK_CUR) # Before the line break and the bracket
-            self.file.write(text.encode('utf-8', 'backslashreplace'))
-            self.file.flush()
+            self.file.seek(start)
+            while left: left = left[self.file.write(left):]
+            self.size = self.file.tell()
         except OSError as error:
+            self.file.seek(start)
+            self.file.write(end)
+            self.file.truncate()
             raise InputError(f"--out {self.path} cannot be written any more ({error.strerror}): "
                              f"{self.count:,} rows are in it. Make room and start again.") from None
+
+    def begin(self, text):
+        "An older file stays until there is a first row."
+        if self.path.suffix == '.csv': text = csv_line(self.columns) + text
+        content = text.encode('utf-8', 'backslashreplace')
+        with written_whole(self.path.resolve()) as partial: partial.write_bytes(content)
+        self.file = open(self.path, 'r+b', buffering=0)
+        self.size = self.file.seek(0, os.SEEK_END)
 
     def close(self):
         "A table without rows is a table too."
@@ -161,7 +172,7 @@ def go_on(out: RowFile): # Yields the rows
     if out.path.suffix != '.csv': out.file.write(b'\n]\n' if out.path.suffix == '.json' else b'\n')
     out.file.flush()
 
-# %% ../../nbs/use/04_rows.ipynb #d72c289e
+# %% ../../nbs/use/04_rows.ipynb #9e6171ec
 def to_nowhere(stream):
     "Let go of a pipe that nobody reads; what waits in the stream would else make Python fail at its end."
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -190,6 +201,9 @@ class Printer:
         except BrokenPipeError:
             self.closed = True
             to_nowhere(self.stream)
+        except OSError as error:
+            to_nowhere(self.stream)
+            raise unwritable('What is printed', error) from None
 
 # %% ../../nbs/use/04_rows.ipynb #98d222bd
 class Selection:

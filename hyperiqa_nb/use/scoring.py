@@ -80,7 +80,7 @@ def score_pixels(model, # From `load_model`, in evaluation mode
     if protocol['score_range']: score = float(np.clip(score, *protocol['score_range']))
     return PhotoScore(score, (raw * protocol['scale'] + protocol['shift']).tolist())
 
-# %% ../../nbs/use/01_scoring.ipynb #ff19ffff
+# %% ../../nbs/use/01_scoring.ipynb #c5e5afa3
 def model_line(model # From `load_model`
               ) -> str:
     "Where a model's scores come from and how far off they are."
@@ -97,7 +97,8 @@ def model_line(model # From `load_model`
                  f"and it is off by {figures['rmse']:.1f} points (root mean square)")
     if facts.get('selected_on') == 'test': said += '; ITS EPOCH WAS CHOSEN ON THEM'
     if 'interval' in facts:
-        said += f"; the interval holds the mean opinion of {facts['interval']['level']:.0%} of the photographs"
+        said += (f"; the interval holds the mean opinion of {facts['interval']['level']:.0%} of photographs like those "
+                 "that it was calibrated on")
     return said + '.'
 
 # %% ../../nbs/use/01_scoring.ipynb #c24740fb

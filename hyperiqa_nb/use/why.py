@@ -7,7 +7,7 @@ __all__ = ['OVERLAP', 'FULL_COLOUR', 'DAMAGES', 'known_protocol', 'scores_of', '
            'draw_photograph', 'draw_map', 'strongest', 'draw_crops', 'darken', 'damaged', 'response', 'responses',
            'draw_response', 'explain', 'MapFolder']
 
-# %% ../../nbs/use/07_why.ipynb #55fc8ac4
+# %% ../../nbs/use/07_why.ipynb #ae4d8a40
 from math import ceil
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ..core import InputError, written_whole
+from ..core import InputError, writing_to, written_whole
 from ..data import blur, jpeg, noise, pixel_number
 from .scoring import read_photograph, score_pixels, scoring_protocol
 
@@ -177,7 +177,7 @@ def explain(model, pixels, # (H, W, 3) uint8, as `read_photograph` gives them
     panels[0].set_ylabel('score if damaged', size=8)
     return figure
 
-# %% ../../nbs/use/07_why.ipynb #036ac0ac
+# %% ../../nbs/use/07_why.ipynb #fe7f2b37
 class MapFolder:
     "A folder for the pictures that explain scores."
     def __init__(self, model, folder, # Made where it is missing
@@ -186,7 +186,7 @@ class MapFolder:
         self.model, self.folder, self.taken = model, Path(folder), set()
         self.protocol = known_protocol(model, full_size=full_size)
         if self.folder.exists() and not self.folder.is_dir(): raise InputError(f"--map {folder} is a file, no folder.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing_to(folder): self.folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, path) -> Path:
         "Where the picture of a photograph goes."

@@ -1,0 +1,83 @@
+"""A training by two processes that torchrun starts, of which one is killed, or both are asked to stop."""
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from hyperiqa_nb.data import ImageSet
+from hyperiqa_nb.training import Ranks, Recipe, Trainer
+
+
+class Small(nn.Module):
+    "Something with dropout, batch normalisation and an optimiser that remembers."
+    mean, std = (.5, .5, .5), (.2, .2, .2)
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 5, 4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(.2), nn.Linear(16, 1))
+    def forward(self, x): return self.head(self.backbone(x)).flatten()
+    def parameter_groups(self): return {'backbone': [*self.backbone.parameters()], 'head': [*self.head.parameters()]}
+
+
+def train(state, result):
+    "One of the processes: train, and write down what came of it."
+    rng, sets = np.random.default_rng(0), []
+    for part, size in (('train', 61), ('val', 21)): # Neither can be halved
+        pixels = list(rng.integers(0, 256, (size, 64, 64, 3)).astype(np.uint8))
+        sets.append(ImageSet([f'{part}{n}' for n in range(size)], pixels, np.float32(rng.uniform(0, 100, size))))
+    torch.manual_seed(1)
+    recipe = Recipe(epochs=5, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3, loss='plcc')
+    trainer = Trainer(Small(), *sets, recipe)
+    history = trainer.fit(progress=False, state=state).drop(columns='seconds')
+    digest = hashlib.sha256(history.to_csv().encode())
+    for name, tensor in trainer.net.state_dict().items(): digest.update(name.encode() + tensor.numpy().tobytes())
+    if Ranks().first: Path(result).write_text(digest.hexdigest())
+
+
+def start(state, result) -> subprocess.Popen:
+    "Two processes that `train`."
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', __file__, state, result]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def disturb(process, rng) -> str: # What was done
+    "Kill one of the processes, or ask all to stop."
+    workers = psutil.Process(process.pid).children()
+    if len(workers) == 2 and rng.random() < .7:
+        rng.choice(workers).kill()
+        return 'killed'
+    process.send_signal(signal.SIGTERM)
+    return 'asked to stop'
+
+
+def ranks(count):
+    "Trainings that lose a process, or are asked to stop, end all their processes, and go on as if nothing had been."
+    rng, outcomes = random.Random(0), {'killed': 0, 'asked to stop': 0, 'done before': 0}
+    with tempfile.TemporaryDirectory() as name:
+        folder, begun = Path(name), time.perf_counter()
+        assert start(folder/'whole.pt', folder/'whole').wait(600) == 0
+        seconds, wanted = time.perf_counter() - begun, (folder/'whole').read_text()
+        for n in range(count):
+            state, result = folder/f'{n}.pt', folder/f'{n}'
+            process = start(state, result)
+            time.sleep(rng.uniform(.3, 1) * seconds)
+            try: what = disturb(process, rng)
+            except psutil.NoSuchProcess: what = 'done before'
+            process.wait(60) # Nobody waits for a process that is gone
+            outcomes['done before' if result.exists() else what] += 1
+            result.unlink(missing_ok=True)
+            assert start(state, result).wait(600) == 0 and result.read_text() == wanted, f"training {n} ended otherwise"
+            assert not list(folder.glob('.*.partial')), "a partial file is left"
+    return f"{count} trainings by two processes ended bit for bit like the undisturbed one: {outcomes}"
+
+
+if __name__ == '__main__': train(*sys.argv[1:])
