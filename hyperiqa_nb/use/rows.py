@@ -158,7 +158,7 @@ def kept_rows(path, columns): # Yields (row, the byte behind it)
         raise InputError(f"--out {path} holds something else than rows of this command ({error}), so nothing can be "
                          "added: name another file, or leave out --resume.") from None
 
-# %% ../../nbs/use/04_rows.ipynb #76dea63d
+# %% ../../nbs/use/04_rows.ipynb #f2a38897
 def go_on(out: RowFile): # Yields the rows
     "Read the rows of a file and, when all are read, place `out` behind them."
     end = 0
@@ -166,11 +166,11 @@ def go_on(out: RowFile): # Yields the rows
         out.count += 1
         yield row
     if not out.count: return
-    out.file = open(out.path, 'r+b')
+    out.file = open(out.path, 'r+b', buffering=0)
     out.file.truncate(end)
     out.file.seek(end)
     if out.path.suffix != '.csv': out.file.write(b'\n]\n' if out.path.suffix == '.json' else b'\n')
-    out.file.flush()
+    out.size = out.file.tell()
 
 # %% ../../nbs/use/04_rows.ipynb #9e6171ec
 def to_nowhere(stream):
