@@ -35,7 +35,8 @@ def train(state, result):
         pixels = list(rng.integers(0, 256, (size, 64, 64, 3)).astype(np.uint8))
         sets.append(ImageSet([f'{part}{n}' for n in range(size)], pixels, np.float32(rng.uniform(0, 100, size))))
     torch.manual_seed(1)
-    recipe = Recipe(epochs=5, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3, loss='plcc')
+    recipe = Recipe(epochs=25, patience=25, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3,
+                    loss='plcc')
     trainer = Trainer(Small(), *sets, recipe)
     history = trainer.fit(progress=False, state=state).drop(columns='seconds')
     digest = hashlib.sha256(history.to_csv().encode())
@@ -47,6 +48,12 @@ def start(state, result) -> subprocess.Popen:
     "Two processes that `train`."
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', __file__, state, result]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def after_an_epoch(process, state: Path) -> float: # Of the clock
+    "When the first state is on the disk."
+    while not state.exists() and process.poll() is None: time.sleep(.05)
+    return time.perf_counter()
 
 
 def disturb(process, rng) -> str: # What was done
@@ -63,13 +70,16 @@ def ranks(count):
     "Trainings that lose a process, or are asked to stop, end all their processes, and go on as if nothing had been."
     rng, outcomes = random.Random(0), {'killed': 0, 'asked to stop': 0, 'done before': 0}
     with tempfile.TemporaryDirectory() as name:
-        folder, begun = Path(name), time.perf_counter()
-        assert start(folder/'whole.pt', folder/'whole').wait(600) == 0
+        folder = Path(name)
+        process = start(folder/'whole.pt', folder/'whole')
+        begun = after_an_epoch(process, folder/'whole.pt')
+        assert process.wait(600) == 0
         seconds, wanted = time.perf_counter() - begun, (folder/'whole').read_text()
         for n in range(count):
             state, result = folder/f'{n}.pt', folder/f'{n}'
             process = start(state, result)
-            time.sleep(rng.uniform(.3, 1) * seconds)
+            after_an_epoch(process, state)
+            time.sleep(rng.uniform(0, .7) * seconds)
             try: what = disturb(process, rng)
             except psutil.NoSuchProcess: what = 'done before'
             process.wait(60) # Nobody waits for a process that is gone

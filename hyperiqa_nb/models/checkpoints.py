@@ -107,7 +107,7 @@ def stated_scale(facts: dict, # Of a checkpoint
     if lower_better: scale, shift = -scale, 100 - shift
     return facts | {'score_shift': shift, 'score_scale': scale, 'score_range': [0, 100], 'lower_better': False}
 
-# %% ../../nbs/models/13_checkpoints.ipynb #37fe32a5
+# %% ../../nbs/models/13_checkpoints.ipynb #4b3deaa8
 def _own_record(path):
     "What `save_checkpoint` wrote into the header of a file; None where there is nothing of ours."
     if Path(path).suffix != '.safetensors': return None
@@ -120,6 +120,9 @@ def _own_record(path):
 
 def _read(path):
     "(tensors, record) of a checkpoint, ours or the original programs'."
+    if Path(path).suffix == '.onnx':
+        raise InputError(f"'{path}' is an exported file, which can only score (hyperiqa_score --model, load_scorer). "
+                         "Take the checkpoint that it was made from.")
     tensors, record = read_tensors(path), _own_record(path)
     if record: return tensors, record
     if any(key.startswith('backbone.features.') for key in tensors):
@@ -162,7 +165,7 @@ def load_checkpoint(model: nn.Module, path: str | Path,
     _fill(model, tensors, record['config'], path)
     return stated_scale(record['facts'], score_range, lower_better)
 
-# %% ../../nbs/models/13_checkpoints.ipynb #f7749682
+# %% ../../nbs/models/13_checkpoints.ipynb #b09dba54
 def checkpoint_file(name: str | Path # A file, a folder with one checkpoint, or the name of a model in the package
                    ) -> Path:
     "The file that holds a model."
@@ -171,7 +174,7 @@ def checkpoint_file(name: str | Path # A file, a folder with one checkpoint, or 
         inside = sorted(path.glob('*.safetensors'))
         if len(inside) == 1: return inside[0]
         raise InputError(f"The folder '{path}' holds {len(inside)} checkpoints (*.safetensors). Name one file.")
-    if path.is_file() or path.suffix in (*FORMATS, '.pth', '.pt') or len(path.parts) > 1: return path
+    if path.is_file() or path.suffix in (*FORMATS, '.pth', '.pt', '.onnx') or len(path.parts) > 1: return path
     if path.name in shipped: return shipped[path.name]
     models = {_own_record(file)['config']['model']: file for file in reversed(shipped.values())}
     known = {**models, **shipped}

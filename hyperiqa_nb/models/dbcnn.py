@@ -68,7 +68,8 @@ def mean_products(a, b): # As in `bilinear_pool` -> (B, C, D), float32 at least
 
 def signed_root(x): # (B, C, D) -> (B, C * D) of length 1
     "The root of each product, with its sign."
-    return F.normalize(torch.copysign((x.abs() + 1e-8).sqrt(), x).flatten(1))
+    root = (x.abs() + 1e-8).sqrt()
+    return F.normalize(torch.where(x < 0, -root, root).flatten(1))
 
 def bilinear_pool(a: torch.Tensor, # (B, C, H, W)
                   b: torch.Tensor # (B, D, H, W)

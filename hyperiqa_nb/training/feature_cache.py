@@ -6,10 +6,9 @@
 __all__ = ['VERSION', 'view_key', 'network_key', 'FeatureFile', 'full_batches', 'compute_features', 'compute_rows',
            'KeptFeatures', 'FeatureCache']
 
-# %% ../../nbs/training/11_feature_cache.ipynb #d60e4cd9
+# %% ../../nbs/training/11_feature_cache.ipynb #e06e70d8
 import hashlib
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ..core import InputError, cache_folder, written_whole
+from ..core import InputError, cache_folder, room_in, written_whole
 from ..data import normalize
 from ..models import frozen_modules
 from .prediction import PASS_PIXELS
@@ -135,7 +134,7 @@ class KeptFeatures:
         "The features of some of the views."
         return {name: torch.from_numpy(self.table[name][self.places[which]]) for name in self.names}
 
-# %% ../../nbs/training/11_feature_cache.ipynb #536729b6
+# %% ../../nbs/training/11_feature_cache.ipynb #61dba2a9
 class FeatureCache:
     "Features of views by a model's frozen modules, each computed once."
     def __init__(self, model, folder=None, # Where the files lie, see `cache_folder`
@@ -170,11 +169,12 @@ class FeatureCache:
     def fill(self, file, missing: dict, # Views by their keys
              progress):
         "Compute what is missing, after saying how much that is."
-        size, free = len(missing) * file.dtype.itemsize, shutil.disk_usage(self.folder).free
+        size, room = len(missing) * file.dtype.itemsize, room_in(self.folder)
         about = f"{len(missing):,} views at {file.dtype.itemsize / 1e3:.0f} kB, {size / 1e6:,.1f} MB"
-        if size > free:
-            raise InputError(f"The features of {about}, do not fit into {self.folder}, where {free / 1e6:,.1f} MB are "
-                             "free: make room, or take fewer crops (val_crops and test_crops, such as center).")
+        if size > room:
+            raise InputError(f"The features of {about}, do not fit into {self.folder}, which may grow by "
+                             f"{room / 1e6:,.1f} MB: make room (hyperiqa_prepare --clear_cache), raise "
+                             "HYPERIQA_CACHE_GB, or take fewer crops (val_crops and test_crops, such as center).")
         if missing: self.say(f"Computed once and kept in {file.data}: features of {about}.")
         keys, views = list(missing), list(missing.values())
         with tqdm(total=len(views), desc='features', unit='view', disable=not progress, leave=False) as bar:

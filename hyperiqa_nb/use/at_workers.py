@@ -18,7 +18,7 @@ from ..runs import Cluster, ask, close_cluster, cluster_line, connect
 from .bulk import in_order
 from .photographs import refusal
 
-# %% ../../nbs/use/20_at_workers.ipynb #711c3b52
+# %% ../../nbs/use/20_at_workers.ipynb #1c2f8912
 WEIGHTS, SCORERS, LOADING = {}, {}, Lock() # Of a worker: model -> bytes; model -> `BulkScorer`; one loads at a time
 
 def keep_weights(model, weights):
@@ -28,7 +28,7 @@ def keep_weights(model, weights):
 def scorer_at_worker(model, options: dict, folder): # `BulkScorer`, or None where the weights are not there
     "The scorer of a model; a new one is made of the weights that came."
     import torch
-    from hyperiqa_nb.models import load_model
+    from hyperiqa_nb.models import OnnxModel, load_to_score
     from hyperiqa_nb.use.bulk import BulkScorer
     from hyperiqa_nb.use.command import pick_device
     torch.set_num_threads(1) # A worker scores as many photographs at a time as it has threads
@@ -36,7 +36,8 @@ def scorer_at_worker(model, options: dict, folder): # `BulkScorer`, or None wher
         if model not in SCORERS and model in WEIGHTS:
             path = Path(folder)/options['name']
             path.write_bytes(WEIGHTS.pop(model))
-            network = load_model(path, **options['stated']).to(pick_device(options['device']))
+            network = load_to_score(path, **options['stated'])
+            if not isinstance(network, OnnxModel): network.to(pick_device(options['device']))
             SCORERS[model] = BulkScorer(network, *options['how'])
         return SCORERS.get(model)
 

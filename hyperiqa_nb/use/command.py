@@ -26,7 +26,7 @@ from .rows import (FORMATS, Printer, Progress, RowFile, Selection, check_target,
                                   written)
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #74c898db
+# %% ../../nbs/use/05_command.ipynb #1fdd0e98
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
         "--out or --map cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by "
         "Ctrl-C or SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
@@ -45,8 +45,8 @@ def score_parser() -> argparse.ArgumentParser:
              "standard input, one path a line")
     add('--model', metavar='NAME',
         help="a checkpoint of hyperiqa_train or hyperiqa_run (checkpoints/.../best_model_*.safetensors, or its "
-             "folder), or one of the original programs, or the name of a model in the package (default: lite0_livec, "
-             "trained on LIVE In the Wild)")
+             "folder), or one of the original programs, or a file of hyperiqa_export (*.onnx), or the name of a model "
+             "in the package (default: lite0_livec, trained on LIVE In the Wild)")
     add('--score_range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
         help="the scale of the scores of another program's checkpoint, which the file does not state, such as 0 1 or "
              "1 5: scores are mapped to 0-100 and cut off there (default: shown as they are)")
@@ -84,13 +84,13 @@ def add_scoring(parser):
     precision, = (f for f in fields(Recipe) if f.name == 'precision')
     add('--precision', choices=choices_of(precision), default='fp32',
         help="of the forward pass; auto takes bf16 where the device is faster in it, which moves a score by a tenth "
-             "of a point or so (default: fp32)")
+             "of a point or so (default: fp32, on a processor by ONNX Runtime for networks of convolutions)")
     add('--device', help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
     add('--scheduler', metavar='ADDRESS',
         help="score on the workers of a Dask scheduler, on this machine or on others, such as tcp://ada:8786 (needs "
              "pip install 'dask[distributed]')")
 
-# %% ../../nbs/use/05_command.ipynb #60e1880f
+# %% ../../nbs/use/05_command.ipynb #54494352
 def check_arguments(args # From `score_parser`
                    ):
     "An `InputError` for what can be seen without loading anything."
@@ -110,17 +110,19 @@ def pick_device(name=None # As torch calls it; None: a GPU where there is one
         raise InputError(f"--device {name} cannot be used ({reason}). Leave it out, or take cpu.") from None
 
 def model_of(args, ranks # From `score_parser`; `Ranks`
-            ): # From `load_model`
+            ): # From `load_to_score`
     "The model that the arguments name, on its device."
     from hyperiqa_nb.data import parse_crops
-    from hyperiqa_nb.models import load_model
+    from hyperiqa_nb.models import DEFAULT_CHECKPOINT, OnnxModel, load_to_score
     if args.test_crops: parse_crops(args.test_crops)
     if ranks.count > 1 and args.device not in (None, 'cpu'):
         raise InputError(f"--device {args.device} is one device, and {ranks.count} processes need one each: leave it "
                          "out.")
     device = pick_device(args.device or (str(ranks.device) if ranks.count > 1 else None))
-    stated = {'score_range': args.score_range, 'lower_better': args.lower_better}
-    return (load_model(args.model, **stated) if args.model else load_model(**stated)).to(device)
+    model = load_to_score(args.model or DEFAULT_CHECKPOINT, args.score_range, args.lower_better)
+    if not isinstance(model, OnnxModel): return model.to(device)
+    if args.device in (None, 'cpu'): return model
+    raise InputError(f"--device {args.device}: an exported file is scored on the processor. Take the checkpoint.")
 
 # %% ../../nbs/use/05_command.ipynb #23290c1e
 @dataclass
@@ -239,7 +241,7 @@ def scored(scorer, ranks, paths, args, progress): # Yields rows and messages, se
     from hyperiqa_nb.use.at_workers import cluster_scorer
     return cluster_scorer(args, progress.note).each(paths)
 
-# %% ../../nbs/use/05_command.ipynb #be0bcd6f
+# %% ../../nbs/use/05_command.ipynb #07f9aa69
 def score_share(scorer, ranks) -> int: # Exit status
     "Score what the first of several processes deals out."
     from hyperiqa_nb.use.bulk import each_of
@@ -254,10 +256,11 @@ def run_scoring(args, ranks # From `score_parser`; `Ranks`
     with ranks.together():
         if ranks.first: check_arguments(args)
         from hyperiqa_nb.use.bulk import COLUMNS, BulkScorer
-        model = model_of(args, ranks)
-        scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision)
+        model, tally, progress = model_of(args, ranks), Tally(), Progress()
+        say = progress.note if ranks.first else None
+        scorer = BulkScorer(model, args.test_crops, args.full_size, args.precision, say)
     if not ranks.first: return score_share(scorer, ranks)
-    tally, progress, unknown = Tally(), Progress(), scale_line(model)
+    unknown = scale_line(model)
     for note in (launch_note(), model_line(model), unknown):
         if note: progress.note(note)
     extra = dict(model=model.checkpoint['name'], version=model.checkpoint['version'])

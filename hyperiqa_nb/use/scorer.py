@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_values', 'channels_last', 'on_white', 'fit_tensor', 'tensor_views', 'tensor_points', 'image_of', 'pixels_of',
-           'Scorer', 'load_scorer']
+           'in_bytes', 'Scorer', 'load_scorer']
 
-# %% ../../nbs/use/06_scorer.ipynb #f8391102
+# %% ../../nbs/use/06_scorer.ipynb #b310382c
 import io
 from math import isqrt
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..core import InputError
 from ..data import NEAR, as_seen, crop_boxes, parse_crops, refuse_shape
-from ..models import DEFAULT_CHECKPOINT, load_model
+from ..models import DEFAULT_CHECKPOINT, OnnxModel, load_to_score
 from ..training import PASS_PIXELS
 from .scoring import fit_pixels, read_photograph, score_pixels, scoring_protocol
 
@@ -121,11 +121,17 @@ def pixels_of(image: Image.Image, protocol: dict # Of `scoring_protocol`
         raise InputError(f"The picture cannot be decoded ({str(error) or type(error).__name__}).") from None
     return fit_pixels(pixels, protocol)
 
-# %% ../../nbs/use/06_scorer.ipynb #e426cbda
+# %% ../../nbs/use/06_scorer.ipynb #c154bc92
+def in_bytes(x: torch.Tensor # uint8, or float in [0, 1]
+            ) -> torch.Tensor: # uint8
+    "The nearest bytes, for an exported file."
+    return x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
+
 class Scorer:
     "Scores photographs of any kind: `scorer(photograph)`."
-    def __init__(self, model): # From `load_model`; its parameters are taken out of training
-        self.model, self.protocol = model.eval().requires_grad_(False), scoring_protocol(model)
+    def __init__(self, model): # From `load_to_score`; its parameters are taken out of training
+        self.model, self.protocol, self.exported = model, scoring_protocol(model), isinstance(model, OnnxModel)
+        if not self.exported: model.eval().requires_grad_(False)
         self.score_range = self.protocol['score_range'] # (lowest, highest), or None where it is unknown
         self.lower_better = False if self.score_range else None # None where it is unknown
 
@@ -134,6 +140,7 @@ class Scorer:
 
     def points(self, x: torch.Tensor) -> torch.Tensor: # (B, C, H, W) float in [0, 1] -> (B,)
         "Scores with nothing cut off, differentiable to the pixels."
+        if self.exported: raise InputError("An exported file takes bytes and gives no gradients: load the checkpoint.")
         return tensor_points(self.model, self.protocol, x.to(next(self.model.parameters()).device, torch.float32))
 
     def of_file(self, path) -> float: return self.of_pixels(read_photograph(path, self.protocol), str(path))
@@ -152,6 +159,7 @@ class Scorer:
         if x.dim() != 4: return self.of_tensor(channels_last(x, True)[None])[0]
         if not len(x): return torch.zeros(0, device=x.device)
         x = torch.stack([channels_last(one, True) for one in x])
+        if self.exported and not x.requires_grad: x = in_bytes(x)
         if x.dtype == torch.uint8: return torch.from_numpy(np.array([self.of_image(one) for one in x.cpu().numpy()]))
         scores = self.points(x.permute(0, 3, 1, 2))
         return scores.clamp(*self.score_range) if self.score_range else scores
@@ -167,11 +175,14 @@ class Scorer:
         raise InputError(f"A photograph is a path, bytes, a Pillow image, an array or a tensor; this is of the type "
                          f"{type(photographs).__name__}.")
 
-# %% ../../nbs/use/06_scorer.ipynb #6d18618b
-def load_scorer(path: str | Path = DEFAULT_CHECKPOINT, # A checkpoint; left out: the one in the package
+# %% ../../nbs/use/06_scorer.ipynb #9c83b43f
+def load_scorer(path: str | Path = DEFAULT_CHECKPOINT, # A checkpoint, or an exported file (*.onnx)
                 device=None, # 'cpu', 'cuda', ...; None for the best there is
                 score_range=None, lower_better: bool = False # See `stated_scale`
                ) -> Scorer:
     "A function of photographs."
     from accelerate import Accelerator
-    return Scorer(load_model(path, score_range, lower_better).to(device or Accelerator().device))
+    model = load_to_score(path, score_range, lower_better)
+    if not isinstance(model, OnnxModel): return Scorer(model.to(device or Accelerator().device))
+    if device in (None, 'cpu'): return Scorer(model)
+    raise InputError(f"An exported file is scored on the processor, not on {device}: load the checkpoint.")
