@@ -16,6 +16,7 @@ from datetime import date
 import torch
 from hard_faults import disk, kills, plans
 from hard_inputs import checkpoints, images, lists
+from hard_machines import machines
 from hard_ranks import ranks
 from hard_size import bookkeeping, memory
 from project import PROJECT
@@ -26,7 +27,7 @@ FOUND = PROJECT/'reports'/'checks'/'hard.csv'
 CHECKS = {'images': (images, 1000, 40), 'lists': (lists, 300, 40), 'checkpoints': (checkpoints, 600, 12),
           'kills': (kills, 50, 3), 'plans': (plans, 20, 1), 'disk': (disk, 8, 2),
           'ranks': (ranks, 10, 0), 'bookkeeping': (bookkeeping, 10_000, 200),
-          'memory': (memory, 10_073, 0)} # Whole; quick, 0 for not at all
+          'machines': (machines, 10_000, 0), 'memory': (memory, 10_073, 0)} # Whole; quick, 0 for not at all
 
 
 def keep(name, said):

@@ -115,15 +115,16 @@ def decoded(run: Run, own: Manifest, cross: dict, extra: dict, progress=True) ->
     others |= {f'extra {name}': m.fingerprint() for name, m in extra.items()}
     return RunData(replace(own, note=data_note(own, run, cross, extra)), images, counts, others, scales)
 
-# %% ../../nbs/runs/07_one_run.ipynb #a1df5e63
+# %% ../../nbs/runs/07_one_run.ipynb #0e579d13
 PACKAGE_MODEL = 'package' # As the parameter `init` names the checkpoint that comes with the package
 
 def initial_file(init, # The parameter: 'package', 'run:ID', a file, or a name that `load_model` takes
-                 results=None # Folder of the records in which run ID is
+                 results=None, # Folder of the records in which run ID is
+                 root=None # Where `checkpoints` lies; None: the project
                 ) -> Path:
     "The checkpoint that training starts from."
     if init == PACKAGE_MODEL: return DEFAULT_CHECKPOINT
-    root, run_id = find_project() or Path.cwd(), Run(init=init).initial_run
+    root, run_id = Path(root or find_project() or Path.cwd()), Run(init=init).initial_run
     if not run_id: return checkpoint_file(root/init if (root/init).is_file() else init)
     if not results or not is_done(results, run_id):
         raise InputError(f"init is '{init}', and there is no record of this run in {results or 'no folder at all'}: do "
@@ -156,7 +157,7 @@ def model_values(run: Run) -> dict:
         except ValueError: return {'true': True, 'false': False}.get(text.lower(), text)
     return {name: own[name] if name in own else number(value) for name, value in options.items()}
 
-def run_model(run: Run, results=None # See `initial_file`
+def run_model(run: Run, results=None, root=None # See `initial_file`
              ) -> torch.nn.Module:
     "The model with its initial weights, which the training seed decides."
     options = model_values(run)
@@ -172,7 +173,7 @@ def run_model(run: Run, results=None # See `initial_file`
         raise InputError(f"model_options is '{run.model_options}', which {run.model} refuses: {error}.") from None
     model.owed = {}
     if run.init:
-        file = initial_file(run.init, results)
+        file = initial_file(run.init, results, root)
         model.owed = owed_facts(file, load_checkpoint(model, file))
         model.backbone.weights_source = f'checkpoint {run.init} ({file_hash(file)[:8]})'
     if run.frozen_maps: model.backbone.freeze(run.frozen_maps)
@@ -203,14 +204,14 @@ def run_scores(run: Run, trainer, images: dict, progress=True) -> tuple: # Of ta
         predictions.append(pd.DataFrame(table))
     return pd.concat(predictions, ignore_index=True), pd.DataFrame(metrics)
 
-# %% ../../nbs/runs/07_one_run.ipynb #3c25817f
-def shared_training(run: Run, results, data: RunData
+# %% ../../nbs/runs/07_one_run.ipynb #fe4cfc44
+def shared_training(run: Run, results, data: RunData, root=None # Of checkpoints; None: the project
     ) -> dict: # Of its record, with the table `curves` and the path `checkpoint`; {} where the run has to be trained
     "The finished training that ends with the weights of this run, if its checkpoint is still there."
     training = run.training
     if training == run or not is_done(results, training.run_id): return {}
     facts = record_of(results, training.run_id)
-    checkpoint = (find_project() or Path.cwd())/facts['checkpoint']
+    checkpoint = Path(root or find_project() or Path.cwd())/facts['checkpoint']
     now = [as_text(NUMERICS), data.manifest.fingerprint(), as_text(data.others)]
     if not checkpoint.is_file() or [facts[name] for name in ('numerics', 'data', 'other_data')] != now: return {}
     curves = run_rows(results, 'curves', training.run_id).drop(columns='run_id')
@@ -305,7 +306,7 @@ def check_format(run: Run, checkpoint_format):
         raise InputError("A .pkl holds the bare weights, and this run learns standardised scores, whose mean and "
                          "deviation would be lost: use safetensors.")
 
-# %% ../../nbs/runs/07_one_run.ipynb #e91fbea1
+# %% ../../nbs/runs/07_one_run.ipynb #4be4b686
 def best_file(state: Path) -> Path: return state.with_name('best_model.safetensors')
 
 def save_best(run: Run, trainer, manifest, path: Path):
@@ -316,7 +317,7 @@ def save_best(run: Run, trainer, manifest, path: Path):
                     dataset=manifest.name, protocol=run.changed, run_id=run.run_id, best_epoch=trainer.best_epoch,
                     **model.owed)
 
-def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress
+def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, record: Record, resume, progress, root
                   ) -> tuple: # (run_id of the training, seconds of its earlier sittings)
     "Train, or take the weights of a finished training."
     def keep(row):
@@ -325,7 +326,7 @@ def train_or_share(run: Run, trainer, results, data: RunData, state: Path, log, 
         if row['epoch'] == trainer.best_epoch and trainer.best_weights:
             save_best(run, trainer, data.manifest, best_file(state))
     ranks = Ranks()
-    shared = ranks.agree(shared_training(run, results, data) if ranks.first else {})
+    shared = ranks.agree(shared_training(run, results, data, root) if ranks.first else {})
     if shared:
         log.info(f"weights and history are those of run {run.training.run_id}, which is tested by other crops")
         data.scales = take_over(trainer, shared, keep).get('scale_maps', {})
@@ -346,7 +347,7 @@ def record_facts(outcome: Outcome) -> dict:
             'data': data.manifest.fingerprint(), 'other_data': data.others, 'conversion': data.manifest.conversion,
             'note': data.manifest.note}
 
-# %% ../../nbs/runs/07_one_run.ipynb #24351610
+# %% ../../nbs/runs/07_one_run.ipynb #f8b5c8e3
 def train_run(run: Run, results, # Folder of records
               data_dir='', # See `run_manifest`
               resume=False, # Go on from the state of a training that was cut short
@@ -354,9 +355,10 @@ def train_run(run: Run, results, # Folder of records
               progress=True,
               log_to=None, # Called with each line of the log
               variant='', # The run's name in its plan
+              root=None, # Where `logs` and `checkpoints` lie; None: the project
     ) -> Outcome:
     "Train, test, write the record, the log and the checkpoint; `Busy` where another process is at this run."
-    root, started, cpu_started = find_project() or Path.cwd(), perf_counter(), process_time()
+    root, started, cpu_started = Path(root or find_project() or Path.cwd()), perf_counter(), process_time()
     ranks = Ranks()
     with ExitStack() as held:
         with ranks.together():
@@ -364,14 +366,15 @@ def train_run(run: Run, results, # Folder of records
             manifests = run_manifests(run, data_dir) # What is wrong with them is said before anything is made
             if ranks.first: held.enter_context(run_lock(results, run.run_id))
             state = state_file(run, results, resume)
-            model = run_model(run, results)
+            model = run_model(run, results, root)
         data = ranks.leading(partial(decoded, run, *manifests, progress and ranks.first))
         trainer = run_trainer(run, model, data.images)
         record, log = ranks.first and Record(PlannedRun(variant, run), results), run_log(run, root, log_to)
         for handler in log.handlers: held.callback(handler.close)
         for note in ranks_notes(ranks, model, run): log.info(note)
         if run.frozen_backbone: trainer.cache.say = log.info if log_to else partial(say_and_log, log)
-        trained, earlier = train_or_share(run, trainer, results, data, state, log, record, resume, progress)
+        trained, earlier = train_or_share(run, trainer, results, data, state, log, record, resume, progress,
+                                          root)
         how = 'the last' if run.select_by == 'last' else f'chosen on {run.select_on} by {run.select_by}'
         log.info(f"kept epoch {trainer.best_epoch}, {how}")
         outcome = Outcome(run, data, trainer, *run_scores(run, trainer, data.images, progress))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPLIT', 'KEYS', 'SMALL', 'SHARE', 'stored_table', 'write_table', 'of_key', 'as_text', 'with_photographs', 'of_split',
            'with_predictions', 'test_part', 'make_record', 'waiting', 'writing', 'numerics_in', 'done_with', 'is_done',
-           'with_ids', 'with_records', 'take_in', 'remove_rest', 'collect', 'leave_record', 'add_record', 'read_table',
-           'run_rows']
+           'with_ids', 'with_records', 'take_in', 'remove_rest', 'collect', 'put_record', 'leave_record', 'add_record',
+           'read_table', 'run_rows']
 
 # %% ../../nbs/runs/03_records.ipynb #752d1844
 import hashlib
@@ -191,14 +191,18 @@ def collect(results):
             remove_rest(path)
             path.unlink()
 
-# %% ../../nbs/runs/03_records.ipynb #43c765d7
+# %% ../../nbs/runs/03_records.ipynb #23da3b59
 SMALL, SHARE = 1 << 20, 8 # Bytes of tables that are always written again; what waits is at least the 8th part
 
-def leave_record(results, record: dict): # Of `make_record`
-    "Write a record, and collect if it is time."
+def put_record(results, record: dict): # Of `make_record`
+    "Write a record; whoever reads the tables next takes it in."
     with writing(results):
         path = Path(results)/'runs'/'finished'/f"{record['runs']['run_id']}.json"
         write_atomically(path, json.dumps(record))
+
+def leave_record(results, record: dict):
+    "Write a record, and collect if it is time."
+    put_record(results, record)
     held = sum(path.stat().st_size for path in Path(results).glob('*.csv'))
     if held < SMALL or SHARE * sum(path.stat().st_size for path in waiting(results)) > held: collect(results)
 

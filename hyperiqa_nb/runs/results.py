@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'WORDS', 'SHOWN', 'PROVENANCE', 'FACTS', 'NUMBERS', 'COLUMNS', 'recorded_run', 'read_records', 'record_of',
-           'run_predictions', 'copy_records', 'curve_rows', 'fact_rows', 'stated', 'tidy_table', 'check_same_data',
-           'check_complete', 'load_results']
+           'run_predictions', 'stored_records', 'copy_records', 'curve_rows', 'fact_rows', 'stated', 'tidy_table',
+           'check_same_data', 'check_complete', 'load_results']
 
 # %% ../../nbs/runs/04_results.ipynb #e796fed7
 from pathlib import Path
@@ -59,9 +59,9 @@ def run_predictions(results, planned, # `PlannedRun` or `Run`
     table = table[of_key(table, row) & (table.part == split) & (table[row['variant']] != '')]
     return pd.Series(pd.to_numeric(table[row['variant']]).to_numpy(float), index=table.image, name='prediction')
 
-# %% ../../nbs/runs/04_results.ipynb #b1b4ac3c
-def copy_records(planned: list, source, results): # Of `PlannedRun`s that are done in the folder `source`
-    "Copy the records of some runs from one folder into another."
+# %% ../../nbs/runs/04_results.ipynb #8412fced
+def stored_records(planned: list, source): # Of `PlannedRun`s that are done in the folder `source`; yields dicts
+    "Their records, as `make_record` gives them."
     tables = {name: read_table(source, name) for name in KEYS}
     rows, found = tables['runs'].set_index('run_id', drop=False), dict(list(tables['predictions'].groupby(SPLIT)))
     for p in planned:
@@ -73,7 +73,11 @@ def copy_records(planned: list, source, results): # Of `PlannedRun`s that are do
         for name in ('curves', 'metrics'):
             table = tables[name]
             record[name] = table[table.run_id == p.run_id].drop(columns='run_id').to_dict('list')
-        leave_record(results, record)
+        yield record
+
+def copy_records(planned: list, source, results): # As `stored_records`
+    "Copy the records of some runs from one folder into another."
+    for record in stored_records(planned, source): leave_record(results, record)
     collect(results)
 
 # %% ../../nbs/runs/04_results.ipynb #6dcde0a0

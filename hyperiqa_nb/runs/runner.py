@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['epochs_to_train', 'epochs_written', 'EpochBar', 'one_test_part', 'copy_done', 'runs_to_do', 'submit_runs', 'waves',
-           'run_plan', 'run_parser', 'executor_of', 'stop', 'run_command']
+           'run_plan', 'run_parser', 'executor_of', 'stop', 'name_failures', 'run_command']
 
 # %% ../../nbs/runs/12_runner.ipynb #d9afcc00
 import argparse
@@ -116,7 +116,7 @@ def runs_to_do(planned: list, results, rerun=False) -> list:
     done = {p.run_id: done_with(results, p.run_id) for p in planned}
     return [p for p in planned if done[p.run_id] is None or rerun and done[p.run_id] != str(NUMERICS)]
 
-# %% ../../nbs/runs/12_runner.ipynb #c31c02cd
+# %% ../../nbs/runs/12_runner.ipynb #25599b56
 def submit_runs(missing: list, executor, do, # Does a `PlannedRun`: `do_run` with all else
                 bar: EpochBar, wait=5. # Seconds before it is asked again for runs that other processes are at
                ) -> dict: # Failures: {PlannedRun: message}
@@ -154,7 +154,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
              data_dir='', # Where the dataset lies; '' for data/NAME
              rerun=False, # Also do runs whose record has another `NUMERICS`
              others=(), # Folders of other plans' records: what is done there is copied
-             executor=None, # Of `concurrent.futures`; None: as notebooks, one after the other
+             executor=None, # Of `concurrent.futures`, with a `way` of its own or none; None: as notebooks, in turn
              only=(), # These variants; all of them
     ) -> dict: # Failures: {PlannedRun: message}
     "Do the runs of a plan that have no record yet."
@@ -165,9 +165,12 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     missing = runs_to_do(planned, results, rerun)
     print(f"Runs of {Path(plan).name}: {len(planned)}. Done: {len(planned) - len(missing)}. To do: {len(missing)}.")
     missing = [p for p in missing if not only or p.variant in only]
-    if not missing: return {}
+    if not missing:
+        if executor: executor.shutdown()
+        return {}
     for line in one_test_part(planned, data_dir): print(line)
-    way, executor = (run_directly, executor) if executor else (run_notebook, ThreadPoolExecutor(1))
+    way = getattr(executor, 'way', run_directly) if executor else run_notebook
+    executor = executor or ThreadPoolExecutor(1)
     do, failed = partial(do_run, way, results=results, data_dir=data_dir, rerun=rerun), {}
     bar = EpochBar(missing, results)
     try:
@@ -176,7 +179,7 @@ def run_plan(plan, results, # The plan's file; the folder of its records
     finally: collect(results)
     return failed
 
-# %% ../../nbs/runs/12_runner.ipynb #ba73da97
+# %% ../../nbs/runs/12_runner.ipynb #bbe03ba8
 def run_parser() -> argparse.ArgumentParser:
     "The flags of `hyperiqa_run`."
     parser = argparse.ArgumentParser('hyperiqa_run', description=
@@ -199,17 +202,29 @@ def run_parser() -> argparse.ArgumentParser:
          help="without notebooks, in this process: for many small runs, each of which starts at once")
     flag('--workers', type=int, metavar='N', default=0,
          help="without notebooks, in N processes that share the processor's threads")
+    flag('--scheduler', metavar='ADDRESS', default='',
+         help="without notebooks, by the workers of a Dask scheduler, on this machine or on others, such as "
+              "tcp://ada:8786 (needs pip install 'dask[distributed]')")
     return parser
 
 def executor_of(args): # Of the command line
     "Who does the runs; None for notebooks."
     if args.workers < 0: raise InputError(f"--workers is {args.workers}; it must be at least 1.")
+    if args.scheduler:
+        from hyperiqa_nb.runs.scheduler import cluster_runs
+        return cluster_runs(args.scheduler)
     return InTurn() if args.in_process else Workers(args.workers) if args.workers else None
 
 def stop(status: int, message: str):
     "End the command with a message."
     print(f"hyperiqa_run: {message}", file=sys.stderr)
     sys.exit(status)
+
+def name_failures(failed: dict): # Of `run_plan`
+    "Say which runs failed and why, those with the same reason together."
+    reasons = {}
+    for planned, message in failed.items(): reasons.setdefault(message, []).append(f'failed: {planned}')
+    for message, lines in reasons.items(): print(*lines, f'  {message}', sep='\n', file=sys.stderr)
 
 def run_command(argv=None):
     "`hyperiqa_run`: the command line of `run_plan`."
@@ -222,8 +237,8 @@ def run_command(argv=None):
     except InputError as error: stop(2, str(error))
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        stop(130, "stopped; finished runs are kept, and the same command goes on with the others, from the last "
-                  "complete epoch if there is one.")
-    for planned, message in failed.items(): print(f"failed: {planned}\n  {message}", file=sys.stderr)
+        begun = '' if args.scheduler else ', from the last complete epoch if there is one'
+        stop(130, f"stopped; finished runs are kept, and the same command goes on with the others{begun}.")
+    name_failures(failed)
     print(f"Results: {results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results}")
     if failed: sys.exit(1)

@@ -45,10 +45,11 @@ def one_thread_each():
     try: yield
     finally: torch.set_num_threads(threads)
 
-# %% ../../nbs/use/03_bulk.ipynb #efa9bee7
+# %% ../../nbs/use/03_bulk.ipynb #144630c3
 def in_order(work, # A function of one item; called in threads
              items, # Any iterable, which may be slow
-             workers: int):
+             workers: int,
+             close=None): # Called at the end, or where it is left early: ends what work waits for
     "Yields `work(item)` in the order of the items, computed ahead in threads."
     results, stop = queue.Queue(2 * workers), threading.Event()
     pool = ThreadPoolExecutor(workers)
@@ -66,6 +67,7 @@ def in_order(work, # A function of one item; called in threads
             yield result.result()
     finally:
         stop.set()
+        if close: close()
         while not results.empty(): results.get() # Lets the feeder go on, to see that it is to stop
         pool.shutdown(cancel_futures=True)
 
