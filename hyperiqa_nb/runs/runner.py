@@ -81,7 +81,7 @@ class EpochBar:
         self.show()
         self.bar.close()
 
-# %% ../../nbs/runs/12_runner.ipynb #ba1fbf72
+# %% ../../nbs/runs/12_runner.ipynb #6db9fd73
 def one_test_part(planned: list, data_dir='') -> list: # Of `PlannedRun`; of str
     "A sentence for each dataset of which a plan has several splits and the owner's files fix one test part."
     from hyperiqa_nb.runs.run import run_manifest
