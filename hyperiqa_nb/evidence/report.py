@@ -70,12 +70,13 @@ def make_reports(plan, out, show_photos=False, force=False, # As `plan_reports`;
     for report, page, parameters, of, folders in plan_reports(plan, out, show_photos, **given):
         yield report.name, make_page(report, out, page, parameters, folders, of, force)
 
-# %% ../../nbs/evidence/22_report.ipynb #0bde25f9
+# %% ../../nbs/evidence/22_report.ipynb #56db49c0
 def make_claims(plan='', force=False, data_dir=None): # '': whatever plan has changed
     "Write the page of claims, if the plan is among its sources: yields as `make_reports`."
     from hyperiqa_nb.data import dataset_folder
     from hyperiqa_nb.evidence.pages import read_report
     from hyperiqa_nb.runs import experiment
+    if plan and not (project_root()/'nbs'/'experiments'/'claims.ipynb').is_file(): return
     report = read_report(experiment('claims'))
     if plan and f'reports/{Path(plan).stem}' not in report.parameters.values(): return
     folders = sorted(str(dataset_folder(name, data_dir)) for name in ('livec', 'biq2021'))
