@@ -127,7 +127,8 @@ def kills(count):
             ended(in_child(train, state, result))
             assert result.exists() and result.read_text() == wanted, f"training {n} ended unlike the undisturbed one"
             assert not list(folder.glob('.*.partial')), "a partial file is left"
-    return f"{n} trainings ended bit for bit like the undisturbed one: {outcomes}"
+    said = ', '.join(f'{times} {how}' for how, times in outcomes.items())
+    return f"{n} trainings ended bit for bit like the undisturbed one: {said}"
 
 
 # Plans that are killed

@@ -87,7 +87,8 @@ def ranks(count):
             result.unlink(missing_ok=True)
             assert start(state, result).wait(600) == 0 and result.read_text() == wanted, f"training {n} ended otherwise"
             assert not list(folder.glob('.*.partial')), "a partial file is left"
-    return f"{count} trainings by two processes ended bit for bit like the undisturbed one: {outcomes}"
+    said = ', '.join(f'{times} {how}' for how, times in outcomes.items())
+    return f"{count} trainings by two processes ended bit for bit like the undisturbed one: {said}"
 
 
 if __name__ == '__main__': train(*sys.argv[1:])
