@@ -89,6 +89,19 @@ def make_dataset(folder, count=60):
 
 # Trainings that are killed
 
+def all_of(trainer, state) -> str: # A hash
+    "Train, and make one text of all that came of it: history and weights."
+    history = trainer.fit(progress=False, state=state).drop(columns='seconds')
+    digest = hashlib.sha256(history.to_csv().encode())
+    for name, tensor in trainer.net.state_dict().items(): digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def in_words(outcomes: dict) -> str: # What was done -> how often
+    "'50 killed, 12 asked to stop'."
+    return ', '.join(f'{times} {how}' for how, times in outcomes.items())
+
+
 def train(state, result):
     "Train, and write down all that came of it."
     rng = np.random.default_rng(0)
@@ -97,10 +110,7 @@ def train(state, result):
     torch.manual_seed(1)
     recipe = Recipe(epochs=5, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3, optimizer='adamw')
     trainer = Trainer(Small(), *sets, recipe)
-    history = trainer.fit(progress=False, state=state).drop(columns='seconds')
-    digest = hashlib.sha256(history.to_csv().encode())
-    for name, tensor in trainer.net.state_dict().items(): digest.update(name.encode() + tensor.numpy().tobytes())
-    Path(result).write_text(digest.hexdigest())
+    Path(result).write_text(all_of(trainer, state))
 
 
 def kills(count):
@@ -127,8 +137,7 @@ def kills(count):
             ended(in_child(train, state, result))
             assert result.exists() and result.read_text() == wanted, f"training {n} ended unlike the undisturbed one"
             assert not list(folder.glob('.*.partial')), "a partial file is left"
-    said = ', '.join(f'{times} {how}' for how, times in outcomes.items())
-    return f"{n} trainings ended bit for bit like the undisturbed one: {said}"
+    return f"{n} trainings ended bit for bit like the undisturbed one: {in_words(outcomes)}"
 
 
 # Plans that are killed

@@ -1,5 +1,4 @@
 """A training by two processes that torchrun starts, of which one is killed, or both are asked to stop."""
-import hashlib
 import random
 import signal
 import subprocess
@@ -11,21 +10,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from torch import nn
+from hard_faults import Small, all_of, in_words
 
 from hyperiqa_nb.data import ImageSet
 from hyperiqa_nb.training import Ranks, Recipe, Trainer
-
-
-class Small(nn.Module):
-    "Something with dropout, batch normalisation and an optimiser that remembers."
-    mean, std = (.5, .5, .5), (.2, .2, .2)
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 5, 4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(.2), nn.Linear(16, 1))
-    def forward(self, x): return self.head(self.backbone(x)).flatten()
-    def parameter_groups(self): return {'backbone': [*self.backbone.parameters()], 'head': [*self.head.parameters()]}
 
 
 def train(state, result):
@@ -38,10 +26,8 @@ def train(state, result):
     recipe = Recipe(epochs=25, patience=25, batch_size=6, crop_size=48, test_crops='grid4', ema=.9, lr=1e-3,
                     loss='plcc')
     trainer = Trainer(Small(), *sets, recipe)
-    history = trainer.fit(progress=False, state=state).drop(columns='seconds')
-    digest = hashlib.sha256(history.to_csv().encode())
-    for name, tensor in trainer.net.state_dict().items(): digest.update(name.encode() + tensor.numpy().tobytes())
-    if Ranks().first: Path(result).write_text(digest.hexdigest())
+    came = all_of(trainer, state)
+    if Ranks().first: Path(result).write_text(came)
 
 
 def start(state, result) -> subprocess.Popen:
@@ -87,7 +73,7 @@ def ranks(count):
             result.unlink(missing_ok=True)
             assert start(state, result).wait(600) == 0 and result.read_text() == wanted, f"training {n} ended otherwise"
             assert not list(folder.glob('.*.partial')), "a partial file is left"
-    said = ', '.join(f'{times} {how}' for how, times in outcomes.items())
+    said = in_words(outcomes)
     return f"{count} trainings by two processes ended bit for bit like the undisturbed one: {said}"
 
 
