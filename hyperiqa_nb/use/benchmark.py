@@ -8,7 +8,7 @@ __all__ = ['LAPTOP', 'AMX', 'GPU', 'SHARES', 'KEPT', 'TASKS', 'machine', 'compar
            'add_machine', 'duration', 'task_time', 'what_takes_how_long', 'interval', 'how_near_the_limit', 'benchmark',
            'report', 'benchmark_command']
 
-# %% ../../nbs/use/19_benchmark.ipynb #36d9f26f
+# %% ../../nbs/use/19_benchmark.ipynb #093aef98
 import argparse
 import csv
 import io
@@ -20,6 +20,7 @@ from statistics import median
 from time import perf_counter
 
 from ..core import InputError, check_folder, write_atomically
+from ..training import run_alone
 
 # %% ../../nbs/use/19_benchmark.ipynb #743e2bff
 LAPTOP, AMX, GPU = 'laptop', 'processor with AMX', 'workstation with a GPU'
@@ -238,7 +239,7 @@ def how_near_the_limit(rows: list): # Of `read_machines` -> DataFrame: one row a
                 'KonIQ-10k, hours': f"{30 * 20 * 7058 / rates['step'] / 3600:.1f}" if row else 'not measured'}
     return pd.DataFrame(shown).T.rename_axis(['machine', 'model'])
 
-# %% ../../nbs/use/19_benchmark.ipynb #bf381e00
+# %% ../../nbs/use/19_benchmark.ipynb #be45949f
 def benchmark(seconds=150., # For all models, without the compiler's time on a GPU
               ) -> list: # Rows of the table
     "Measure this machine."
@@ -274,6 +275,7 @@ def benchmark_command(argv=None):
                         "reports/speed/machines.csv, in the place of what it has of this machine")
     args, start = parser.parse_args(argv), perf_counter()
     try:
+        run_alone('hyperiqa_benchmark')
         if args.table: check_folder(args.table)
         rows = benchmark()
         if args.table: add_machine(args.table, rows)
