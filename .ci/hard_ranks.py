@@ -71,7 +71,8 @@ def ranks(count):
             process.wait(60) # Nobody waits for a process that is gone
             outcomes['done before' if result.exists() else what] += 1
             result.unlink(missing_ok=True)
-            assert start(state, result).wait(600) == 0 and result.read_text() == wanted, f"training {n} ended otherwise"
+            assert (status := start(state, result).wait(600)) == 0, f"training {n}, {what}, cannot go on: {status}"
+            assert result.read_text() == wanted, f"training {n}, {what}, ended otherwise"
             assert not list(folder.glob('.*.partial')), "a partial file is left"
     said = in_words(outcomes)
     return f"{count} trainings by two processes ended bit for bit like the undisturbed one: {said}"

@@ -1,6 +1,7 @@
 "Size: memory that does not grow with a dataset, decoded photographs on the disk nearly as quick, ten thousand runs."
 import json
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -95,7 +96,9 @@ def paces(folder, every=5) -> float: # Seconds of an epoch with the cache, over 
 def memory(count):
     "Photographs of KonIQ-10k's true size are checked, decoded and learned from in memory that does not grow with them."
     with tempfile.TemporaryDirectory(dir=os.environ.get('HYPERIQA_CACHE')) as name:
-        folder = Path(name)
+        folder, needed = Path(name), 3.5 * count / 1e3 # GB
+        free = shutil.disk_usage(folder).free / 1e9
+        assert free > needed, f"{folder.parent} has {free:.0f} GB free, {needed:.0f} are needed; or set HYPERIQA_CACHE"
         large_photographs(folder, count)
         with MostMemory() as checking: check_dataset(folder/'all.csv', progress=False)
         manifest = load_dataset(folder/'all.csv', score_min=0, score_max=100)

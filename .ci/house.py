@@ -159,16 +159,40 @@ print(len(sys.modules), *sorted({'torch', 'pandas', 'numpy', 'scipy', 'matplotli
 AT_MOST = 400 # Modules; torch alone loads more than a thousand
 
 
-def help_is_light(copy):
-    "`--help` of every command loads no heavy package."
+def commands(copy):
+    "The names of all commands, each with what it calls."
     settings = configparser.ConfigParser(delimiters=['='], interpolation=None)
     settings.read(copy/'settings.ini', encoding='utf-8')
+    return dict(line.split('=') for line in settings['DEFAULT']['console_scripts'].split())
+
+
+def help_is_light(copy):
+    "`--help` of every command loads no heavy package."
     problems = []
-    for command in settings['DEFAULT']['console_scripts'].split():
-        *shown, last = call(copy, sys.executable, '-c', ASK, command).strip().splitlines()
+    for command, target in commands(copy).items():
+        *shown, last = call(copy, sys.executable, '-c', ASK, f'{command}={target}').strip().splitlines()
         count, *heavy = last.split()
         if heavy or int(count) > AT_MOST: problems.append(f"{command}: {count} modules, {', '.join(heavy)}")
         if not any(line.startswith('usage:') for line in shown): problems.append(f"{command}: no help")
+    complain(problems)
+
+
+# Several processes
+
+TOGETHER = ['hyperiqa_train', 'hyperiqa_score'] # What processes share their work
+ARGUMENTS = {'hyperiqa_run': ['reports/plans/tiny.csv'], 'hyperiqa_report': ['reports/plans/tiny.csv'],
+             'hyperiqa_prepare': ['demo'], 'hyperiqa_compare': ['demo', 'mine.csv'], 'hyperiqa_export': ['model.onnx']}
+
+
+def one_process_each(copy):
+    "A command that is for one process says so where a launcher has started two, and does nothing."
+    before, problems = contents(copy), []
+    for command in commands(copy):
+        if command in TOGETHER: continue
+        try: said = call(copy, 'env', 'WORLD_SIZE=2', 'RANK=0', command, *ARGUMENTS.get(command, []))
+        except Failed as error: said = str(error)
+        if f'{command} is for one process' not in said: problems.append(f"{command} by two processes: {said}")
+    if contents(copy) != before: problems.append("something was written")
     complain(problems)
 
 

@@ -82,6 +82,7 @@ def all_checks():
               'pages mirror modules': house.pages_mirror_modules,
               'links lead somewhere': house.links_lead_somewhere,
               'help is light': house.help_is_light,
+              'commands for one process': house.one_process_each,
               'the wheel is whole': house.wheel_is_whole,
               'extending: one new page of each of five': house.five_new_pages,
               'hard checks, a small part of each': partial(call_in, sys.executable, '.ci/hard.py', '--quick'),

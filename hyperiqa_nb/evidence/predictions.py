@@ -6,12 +6,13 @@
 __all__ = ['read_predictions', 'align', 'one_training_each', 'compare_predictions', 'recorded', 'compare_parser', 'compare_files',
            'compare_command']
 
-# %% ../../nbs/evidence/15_predictions.ipynb #5c17ccdb
+# %% ../../nbs/evidence/15_predictions.ipynb #a7ba9c73
 import argparse
 import sys
 from pathlib import Path
 
 from ..core import InputError, check_folder, entries, write_atomically
+from ..training import run_alone
 
 # %% ../../nbs/evidence/15_predictions.ipynb #2a0ac3a6
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
@@ -126,7 +127,7 @@ def compare_parser():
     parser.add_argument('--out', metavar='FILE', help="write the table as CSV, too")
     return parser
 
-# %% ../../nbs/evidence/15_predictions.ipynb #d2b136f4
+# %% ../../nbs/evidence/15_predictions.ipynb #14c5e20a
 def compare_files(args): # Of `compare_parser`
     "(table of the comparison, manifest of the test part)."
     from hyperiqa_nb.data import dataset_folder
@@ -157,6 +158,7 @@ def compare_command(argv=None):
     "`hyperiqa_compare`: files of predictions, and the recorded runs of a split, in one paired table."
     args = compare_parser().parse_args(argv)
     try:
+        run_alone('hyperiqa_compare')
         table, manifest = compare_files(args)
         if args.out: write_atomically(args.out, table.to_csv(index_label='model'))
     except InputError as error:

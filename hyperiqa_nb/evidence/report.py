@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['settings', 'plan_reports', 'make_page', 'make_reports', 'make_claims', 'report_parser', 'report_command']
 
-# %% ../../nbs/evidence/22_report.ipynb #41a4236e
+# %% ../../nbs/evidence/22_report.ipynb #dc70254b
 import argparse
 import os
 import sys
@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..core import InputError, project_root
+from ..training import run_alone
 
 # %% ../../nbs/evidence/22_report.ipynb #a1eb6952
 def settings(report, # `Report`
@@ -83,7 +84,7 @@ def make_claims(plan='', force=False, data_dir=None): # '': whatever plan has ch
     given = dict(data_dir=str(Path(data_dir).resolve()) if data_dir else None)
     yield 'claims', make_page(report, project_root()/'reports', 'claims', settings(report, given), folders, force=force)
 
-# %% ../../nbs/evidence/22_report.ipynb #f83d2d94
+# %% ../../nbs/evidence/22_report.ipynb #dcd2fbf8
 def report_parser():
     "What `hyperiqa_report` understands."
     parser = argparse.ArgumentParser(
@@ -107,6 +108,7 @@ def report_command(argv=None):
     "`hyperiqa_report`: write the reports of a plan whose runs are done."
     args, failed = report_parser().parse_args(argv), False
     try:
+        run_alone('hyperiqa_report')
         from hyperiqa_nb.evidence.pages import NothingToSay, write_index
         reports = project_root()/'reports'
         out = Path(args.out) if args.out else reports/(Path(args.plan).stem or 'claims')

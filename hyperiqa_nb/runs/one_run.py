@@ -68,7 +68,7 @@ def data_note(own: Manifest, run: Run, cross: dict, extra: dict) -> str: # Name 
               for name, m in extra.items()]
     return '; '.join(filter(None, notes))
 
-# %% ../../nbs/runs/07_one_run.ipynb #c0d4758e
+# %% ../../nbs/runs/07_one_run.ipynb #6e2f6b60
 @dataclass
 class RunData:
     "What a run learns from and is tested on."
@@ -94,6 +94,7 @@ def run_manifests(run: Run, data_dir='' # See `run_manifest`
             raise InputError(f"{own.name}: '{name}' has {len(manifest)} of {len(own)} photographs, and figures need "
                              f"at least {LEAST_TESTED}. Take more photographs, or another split (split_scheme, "
                              "val_share, a column 'split').")
+    run.check_batches(len(own.subset('train')) + sum(map(len, extra.values())))
     return own, cross, extra
 
 def run_data(run: Run, data_dir='', # See `run_manifest`

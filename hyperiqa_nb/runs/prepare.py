@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['prepare_parser', 'fetch_weights', 'prepare_dataset', 'prepare_predictions', 'prepare_command']
 
-# %% ../../nbs/runs/09_prepare.ipynb #aff35f13
+# %% ../../nbs/runs/09_prepare.ipynb #e0139474
 import argparse
 import sys
 
 from ..core import InputError, cache_folder, check_folder, clear_cache, entries, write_atomically
 from .fetch import download
+from ..training import run_alone
 
 # %% ../../nbs/runs/09_prepare.ipynb #c06d146b
 def prepare_parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def prepare_parser() -> argparse.ArgumentParser:
     parser.add_argument('--yes', action='store_true', help="accept the owner's terms without being asked")
     return parser
 
-# %% ../../nbs/runs/09_prepare.ipynb #8d3b2d84
+# %% ../../nbs/runs/09_prepare.ipynb #af633c97
 def fetch_weights(args):
     "The part of the command for weights of a model, which are fetched and not checked."
     from hyperiqa_nb.data import dataset_folder
@@ -85,6 +86,7 @@ def prepare_command(argv=None):
     "`hyperiqa_prepare`: fetch and check a dataset, or fetch weights or others' predictions."
     args = prepare_parser().parse_args(argv)
     try:
+        run_alone('hyperiqa_prepare')
         if args.clear_cache: print(f"{cache_folder()}: {clear_cache() / 1e6:,.1f} MB deleted.")
         if not args.dataset and args.clear_cache: return
         if not args.dataset: raise InputError("Name a dataset, or pass --clear_cache.")

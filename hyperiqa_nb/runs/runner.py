@@ -6,7 +6,7 @@
 __all__ = ['epochs_to_train', 'epochs_written', 'EpochBar', 'one_test_part', 'copy_done', 'runs_to_do', 'submit_runs', 'waves',
            'run_plan', 'run_parser', 'executor_of', 'stop', 'name_failures', 'run_command']
 
-# %% ../../nbs/runs/12_runner.ipynb #d9afcc00
+# %% ../../nbs/runs/12_runner.ipynb #f59b6e93
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +19,7 @@ from ..core import InputError, pick, project_root
 from .numerics import NUMERICS
 from .plan import read_plan
 from .submit import InTurn, Workers, do_run, run_directly, run_notebook, stoppable
-from ..training.ranks import run_alone
+from ..training import run_alone
 
 # %% ../../nbs/runs/12_runner.ipynb #8540fed5
 def epochs_to_train(missing: list, results # Planned runs in their order; folder of the records

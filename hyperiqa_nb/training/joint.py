@@ -73,7 +73,7 @@ class JointLoss(nn.Module):
             total = total + len(m) / len(mos) * self.losses[i](p, m)
         return total
 
-# %% ../../nbs/training/16_joint.ipynb #326d0bf9
+# %% ../../nbs/training/16_joint.ipynb #569b69e7
 class JointTrainer(Trainer):
     "Trains on photographs of several datasets."
     def __init__(self, model, train: ImageSet, # With `sizes`
@@ -90,12 +90,13 @@ class JointTrainer(Trainer):
 
     def check_counts(self, bases: list): # The base loss of each dataset
         "An `InputError` where a batch has too few photographs of a dataset."
-        least = len(self.train_images) * self.recipe.crops_per_image // len(self.crops)
-        for name, count, base in zip(self.train_images.sizes, of_each(self.crops.shares, least), bases):
+        least, rest = divmod(len(self.train_images) * self.recipe.crops_per_image, len(self.crops))
+        counts = [of_each(self.crops.shares, batch) for batch in {least, least + bool(rest)}]
+        for name, count, base in zip(self.train_images.sizes, np.min(counts, 0), bases):
             needs = max(entries('loss')[base].facts.get('least_batch', 1), 2 if self.recipe.ranking_loss_alpha else 1)
             if count >= needs: continue
-            raise InputError(f"A batch of {least} crops has {count} of {name}, whose loss '{base}' needs {needs}: "
-                             "choose another extra_share, or a larger batch_size.")
+            raise InputError(f"A batch of {least} crops or one more has {count} of {name}, whose loss '{base}' needs "
+                             f"{needs}: choose another extra_share, or a larger batch_size.")
 
     def groups(self): # See `Trainer`
         learned = len(self.train_images.sizes) - 1 if self.recipe.scale_map == 'learned' else 0

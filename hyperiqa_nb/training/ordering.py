@@ -6,7 +6,9 @@
 __all__ = ['GRADED', 'LEVELS', 'MARGIN', 'MIDDLE', 'SPREAD', 'PULL', 'darken', 'graded', 'OrderingLoss', 'share_ordered',
            'GradedCrops', 'OrderingTrainer']
 
-# %% ../../nbs/training/17_ordering.ipynb #0969362a
+# %% ../../nbs/training/17_ordering.ipynb #ae8ef683
+from copy import copy as twin
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,7 +64,7 @@ def share_ordered(pred # (P * LEVELS,), as `OrderingLoss`
     i, j = torch.triu_indices(LEVELS, LEVELS, offset=1)
     return (score[:, i] > score[:, j]).float().mean().item()
 
-# %% ../../nbs/training/17_ordering.ipynb #eac77ad1
+# %% ../../nbs/training/17_ordering.ipynb #fd89e919
 class GradedCrops(TrainCrops):
     "Random crops, each in all degrees of one kind of damage."
     def __init__(self, images: ImageSet, size=224, crops_per_image=1, batch_size=16, scale_jitter=0., seed=42):
@@ -71,10 +73,12 @@ class GradedCrops(TrainCrops):
         super().__init__(images, size, crops_per_image, batch_size // LEVELS, scale_jitter, seed)
 
     def epoch(self, epoch): # As `TrainCrops`, with `LEVELS` crops in the place of each
-        rng = np.random.default_rng([self.seed, epoch, LEVELS])
-        for crops, mos in super().epoch(epoch):
+        rng, whole = np.random.default_rng([self.seed, epoch, LEVELS]), twin(self)
+        whole.share = 0, 1 # Every process draws all the damage; the copies are shared, whatever crop they are of
+        for crops, mos in super(GradedCrops, whole).epoch(epoch):
             copies = np.concatenate([graded(crop, rng) for crop in crops.permute(0, 2, 3, 1).numpy()])
-            yield torch.from_numpy(copies).permute(0, 3, 1, 2), mos.repeat_interleave(LEVELS)
+            own = np.array_split(copies, self.share[1])[self.share[0]]
+            yield torch.from_numpy(own).permute(0, 3, 1, 2), mos.repeat_interleave(LEVELS)
 
 @register('pretext', 'ordering', 'put copies of a crop in the order of their damage; no MOS is used')
 class OrderingTrainer(Trainer):

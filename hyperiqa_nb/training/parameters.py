@@ -150,7 +150,7 @@ class ModelParameters(Parameters):
         self.check_range('frozen_maps', 0 <= self.frozen_maps <= 4, 'from 0 to 4')
         self.check_range('drop_path_rate', 0 <= self.drop_path_rate < 1, 'in [0, 1)')
 
-# %% ../../nbs/training/05_parameters.ipynb #e31252d3
+# %% ../../nbs/training/05_parameters.ipynb #eb3559cd
 @dataclass(frozen=True)
 class TrainingParameters(Parameters):
     "How it learns."
@@ -199,6 +199,20 @@ class TrainingParameters(Parameters):
         "Whether photographs of several datasets have a share, a loss or a map of their own in a batch."
         return bool(self.extra_share or self.extra_loss or self.scale_map == 'learned')
 
+    @property
+    def least_batch(self) -> int:
+        "Crops that a batch must have for the loss."
+        return max(entries('loss')[self.loss].facts.get('least_batch', 1), 2 if self.ranking_loss_alpha else 1)
+
+    def check_batches(self, photographs: int # In training
+                     ):
+        "An `InputError` where a batch of an epoch, which are as alike in size as can be, is too small for the loss."
+        crops = photographs * self.crops_per_image
+        smallest = crops // max(1, round(crops / self.batch_size))
+        self.check_range('batch_size', smallest >= self.least_batch, f"larger, such as 3: of the {crops} crops of an "
+                         f"epoch it leaves {smallest} to one of the batches, and loss '{self.loss}' with "
+                         f"ranking_loss_alpha {self.ranking_loss_alpha:g} compares the photographs of a batch")
+
     def check(self):
         super().check()
         self.check_choice('loss', 'optimizer', 'lr_schedule', 'precision', 'scale_map',
@@ -214,8 +228,8 @@ class TrainingParameters(Parameters):
             self.check_range(name, getattr(self, name) >= 0, 'at least 0')
         self.check_range('ema', 0 <= self.ema < 1, 'in [0, 1)')
         self.check_range('scale_jitter', 0 <= self.scale_jitter < 1, 'in [0, 1)')
-        least = max(entries('loss')[self.loss].facts.get('least_batch', 1), 2 if self.ranking_loss_alpha else 1)
-        self.check_range('batch_size', self.batch_size >= least, f"at least {least}: loss '{self.loss}' with "
+        self.check_range('batch_size', self.batch_size >= self.least_batch, f"at least {self.least_batch}: loss "
+                         f"'{self.loss}' with "
                          f"ranking_loss_alpha {self.ranking_loss_alpha:g} compares the photographs of a batch")
         self.check_range('head_epochs', self.head_epochs < self.epochs, f'below epochs, which is {self.epochs}')
         if self.joint: self.check_unchanged('extra_loss, extra_share or a learned map', 'frozen_backbone', 'bugs')

@@ -17,7 +17,7 @@ from time import sleep
 
 from ..core import InputError, printable
 
-# %% ../../nbs/training/18_ranks.ipynb #dbc075f6
+# %% ../../nbs/training/18_ranks.ipynb #3fd6e83c
 SIZES = ['WORLD_SIZE', 'PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE'] # Set by torchrun; by kinds of MPI
 
 def asked_for_cpu() -> bool:
@@ -36,6 +36,9 @@ def speaks() -> bool:
 def run_alone(command: str):
     "An `InputError` where a launcher has started several processes of a command that is for one."
     if process_count() == 1: return
+    if not speaks(): # The first one says it
+        sleep(1)
+        sys.exit(2)
     raise InputError(f"{command} is for one process, and a launcher has started {process_count()} of it: start it "
                      "without torchrun or accelerate launch. These are for hyperiqa_train, which shares one training "
                      "among several devices, and for hyperiqa_score.")

@@ -97,11 +97,12 @@ class EvaluatedModel:
             row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
         return row
 
-# %% ../../nbs/training/07_trainer.ipynb #270aaf4f
+# %% ../../nbs/training/07_trainer.ipynb #7e5d70d6
 class EpochLoop(EvaluatedModel):
     "Epochs, of which the best is kept; what an epoch does is `train_epoch`."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
         super().__init__(model, train, val, recipe, others)
+        recipe.check_batches(len(train))
         self.crops = TrainCrops(train, recipe.crop_sizes or recipe.crop_size, crops_per_image=recipe.crops_per_image,
                                 batch_size=recipe.batch_size, scale_jitter=recipe.scale_jitter,
                                 seed=recipe.training_seed)

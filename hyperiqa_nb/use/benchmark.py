@@ -8,7 +8,7 @@ __all__ = ['LAPTOP', 'AMX', 'GPU', 'SHARES', 'KEPT', 'TASKS', 'COMPILING', 'mach
            'compiled_figures', 'figures', 'read_machines', 'add_machine', 'duration', 'task_time',
            'what_takes_how_long', 'interval', 'how_near_the_limit', 'benchmark', 'report', 'benchmark_command']
 
-# %% ../../nbs/use/19_benchmark.ipynb #f303604b
+# %% ../../nbs/use/19_benchmark.ipynb #93e13db8
 import argparse
 import csv
 import io
@@ -22,6 +22,7 @@ from statistics import median
 from time import perf_counter
 
 from ..core import InputError, check_folder, write_atomically
+from ..training import run_alone
 
 # %% ../../nbs/use/19_benchmark.ipynb #743e2bff
 LAPTOP, AMX, GPU = 'laptop', 'processor with AMX', 'workstation with a GPU'
@@ -253,7 +254,7 @@ def how_near_the_limit(rows: list): # Of `read_machines` -> DataFrame: one row a
                 'KonIQ-10k, hours': f"{30 * 20 * 7058 / rates['step'] / 3600:.1f}" if row else 'not measured'}
     return pd.DataFrame(shown).T.rename_axis(['machine', 'model'])
 
-# %% ../../nbs/use/19_benchmark.ipynb #cfb1ad28
+# %% ../../nbs/use/19_benchmark.ipynb #52a2b8c5
 COMPILING = 90 # Seconds that are kept for it on a GPU
 
 def benchmark(seconds=165.) -> list: # For everything; rows of the table
@@ -293,6 +294,7 @@ def benchmark_command(argv=None):
                         "reports/speed/machines.csv, in the place of what it has of this machine")
     args, start = parser.parse_args(argv), perf_counter()
     try:
+        run_alone('hyperiqa_benchmark')
         if args.table: check_folder(args.table)
         rows = benchmark()
         if args.table: add_machine(args.table, rows)

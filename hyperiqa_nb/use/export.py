@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['input_words', 'onnx_metadata', 'export_onnx', 'export_parser', 'export_command']
 
-# %% ../../nbs/use/10_export.ipynb #7ca8e6c4
+# %% ../../nbs/use/10_export.ipynb #eb06590a
 import argparse
 import sys
 from pathlib import Path
 
 from .. import __version__
 from ..core import InputError, check_folder, written_whole
+from ..training import run_alone
 from .scoring import scoring_protocol
 
 # %% ../../nbs/use/10_export.ipynb #ad94f071
@@ -72,7 +73,7 @@ def export_onnx(model, # From `load_model`
     with written_whole(path) as partial: partial.write_bytes(written)
     return path
 
-# %% ../../nbs/use/10_export.ipynb #a94e3d7d
+# %% ../../nbs/use/10_export.ipynb #c47ee172
 def export_parser() -> argparse.ArgumentParser:
     "What `hyperiqa_export` takes."
     parser = argparse.ArgumentParser(
@@ -91,6 +92,7 @@ def export_command(argv=None):
     "`hyperiqa_export`: write a model as an ONNX file."
     args = export_parser().parse_args(argv)
     try:
+        run_alone('hyperiqa_export')
         from hyperiqa_nb.models import load_model
         model = load_model(args.model) if args.model else load_model()
         path = export_onnx(model, args.out, args.size)
