@@ -219,7 +219,7 @@ def five_new_pages(copy):
         complain([f"{command} --help does not name {name}" for name in names if name not in shown])
     listed = call(copy, sys.executable, '-c', 'from hyperiqa_nb.models import list_models; print(*list_models())')
     if 'pooled' not in listed.split(): raise Failed(f"list_models() has {listed}")
-    call(copy, 'hyperiqa_run', 'reports/plans/extended.csv')
+    call(copy, 'hyperiqa_run', 'reports/plans/extended.csv', '--in_process') # As a notebook: the tiny plan
     call(copy, 'hyperiqa_report', 'reports/plans/extended.csv')
     pages = sorted(path.stem for path in (copy/'reports/extended').glob('*.html'))
     if 'bars' not in pages: raise Failed(f"hyperiqa_report wrote {', '.join(pages)}, and not the new page bars")

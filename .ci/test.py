@@ -26,8 +26,8 @@ LIBRARIES = ['nbdev.test', 'torch', 'timm', 'accelerate', 'pandas', 'scipy.stats
              'skimage.data', 'papermill'] # Imported once, and there in every page's process
 REPORTS = ['errors'] # Those that have something to say of one run of one epoch
 # These start first
-LONGEST = ['shared_runs', 'several_machines', 'tiny plan', 'maniqa_scores', 'extending', 'hard checks', 'guides',
-           'checks', 'evidence', 'use']
+LONGEST = ['shared_runs', 'several_machines', 'stages', 'tiny plan', 'maniqa_scores', 'hard checks', 'extending',
+           'guides', 'checks', 'evidence', 'use']
 
 
 def page(path, copy):

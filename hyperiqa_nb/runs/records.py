@@ -192,7 +192,7 @@ def collect(results):
             path.unlink()
 
 # %% ../../nbs/runs/03_records.ipynb #23da3b59
-SMALL, SHARE = 1 << 20, 8 # Bytes of tables that are always written again; what waits is at least the 8th part
+SMALL, SHARE = 1 << 16, 8 # Bytes of tables that are always written again; what waits is at least the 8th part
 
 def put_record(results, record: dict): # Of `make_record`
     "Write a record; whoever reads the tables next takes it in."
