@@ -30,6 +30,7 @@ from project import PROJECT
 from hyperiqa_nb.core import write_atomically
 
 FOUND = PROJECT/'reports'/'checks'/'hard.csv'
+COLUMNS = ['check', 'found', 'date', 'torch', 'minutes'] # The last of the clock, whatever else the machine did
 CHECKS = {'images': (images, 1000, 40), 'lists': (lists, 300, 40), 'checkpoints': (checkpoints, 600, 12),
           'kills': (kills, 50, 3), 'plans': (plans, 20, 1), 'disk': (disk, 8, 2),
           'ranks': (ranks, 10, 0), 'bookkeeping': (bookkeeping, 10_000, 200),
@@ -48,8 +49,8 @@ def keep(name, said, minutes):
     rows = records()
     rows[name] = {'check': name, 'found': said, 'date': date.today().isoformat(), 'torch': torch.__version__,
                   'minutes': f'{minutes:.1f}'}
-    lines = [','.join(rows[name])] + [','.join(f'"{value or ""}"' for value in rows[check].values())
-                                      for check in CHECKS if check in rows]
+    lines = [','.join(COLUMNS)] + [','.join(f'"{rows[check].get(column) or ""}"' for column in COLUMNS)
+                                   for check in CHECKS if check in rows]
     FOUND.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(FOUND, '\n'.join(lines) + '\n')
 
@@ -81,7 +82,9 @@ def follow(name, count, left # Minutes of all that is left
             print(f"  {name}: {done:.0f} of about {expected(name, count):.0f} minutes; about "
                   f"{max(left - done, 1):.0f} until all are done", file=sys.stderr, flush=True)
         return hear.recv()
-    except EOFError: return False, f"its process has ended ({process.exitcode})\n"
+    except EOFError:
+        process.join()
+        return False, f"its process has ended ({process.exitcode})"
     finally:
         process.terminate()
         process.join()
