@@ -25,7 +25,7 @@ from .checkpoints import DEFAULT_CHECKPOINT, check_interval, load_model, stated_
 from .exporting import BytesToScore, folded, points_of
 from .strangers import check_record, refusing
 
-# %% ../../nbs/models/14_onnx_model.ipynb #3f86df6a
+# %% ../../nbs/models/14_onnx_model.ipynb #61e203fe
 ONNX_OPSET = 17 # ONNX of 2022: runtimes of the last years know it
 RECORD = 'hyperiqa_nb' # The name of the record in the metadata
 
@@ -50,7 +50,8 @@ def onnx_bytes(model, # From `load_model`
     import onnx
     free = {0: 'batch'} if size else {0: 'batch', 1: 'height', 2: 'width'}
     example, file = torch.zeros(2, *parse_export_size(size), 3, dtype=torch.uint8), io.BytesIO()
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()): # A graph that fails is printed whole
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        torch._C._jit_set_onnx_log_enabled(False) # A graph that fails is printed whole
         warnings.simplefilter('ignore') # torch's older exporter warns at length that there is a newer one
         torch.onnx.export(BytesToScore(model), (example,), file, dynamo=False, opset_version=ONNX_OPSET,
                           autograd_inlining=False, # Older versions of torch cannot put `SameConv` apart

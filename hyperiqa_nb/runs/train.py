@@ -113,7 +113,7 @@ def train_parser() -> argparse.ArgumentParser:
     add_output(parser)
     return parser
 
-# %% ../../nbs/runs/13_train.ipynb #d7af171e
+# %% ../../nbs/runs/13_train.ipynb #38c4ecf7
 def has_images(name, data_dir) -> bool:
     "Is the folder of SPAQ, or of another dataset, there with photographs?"
     from hyperiqa_nb.data import load_dataset
@@ -144,6 +144,8 @@ def run_of_flags(argv # Of the command line
     "What `hyperiqa_train` is asked for."
     flags = vars(train_parser().parse_args(argv))
     files = {name: flags.pop(name) for name in ('data_dir', 'out', 'resume', 'checkpoint_format')}
+    if files['data_dir'] and not Path(files['data_dir']).is_dir():
+        raise InputError(f"There is no folder {files['data_dir']}, which --data names.")
     dataset, name, init = named_dataset(flags), flags.pop('recipe', ''), flags.pop('init', '')
     count = flags.pop('test_patch_num')
     chosen = {'dataset': dataset} | {key: flags[key] for key in ['model'] if key in flags}
