@@ -109,7 +109,7 @@ def make_record(planned: PlannedRun,
     tables['predictions']['prediction'] = [*map('{:.6f}'.format, predictions.prediction)]
     return {'runs': {name: as_text(value) for name, value in row.items()}} | tables
 
-# %% ../../nbs/runs/03_records.ipynb #19527fba
+# %% ../../nbs/runs/03_records.ipynb #61a1c614
 def waiting(results) -> list: # Of paths, the oldest first
     "The records that are not yet in the tables."
     return sorted((Path(results)/'runs'/'finished').glob('*.json'), key=lambda path: (path.stat().st_mtime_ns, path))
@@ -118,9 +118,13 @@ def waiting(results) -> list: # Of paths, the oldest first
 def writing(results):
     "One process at a time writes into a folder of records; where nothing can be written, an `InputError` says so."
     from filelock import FileLock
+    folder, finished = Path(results), Path(results)/'runs'/'finished'
     try:
-        (Path(results)/'runs'/'finished').mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(results)/'runs'/'.lock'): yield
+        finished.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder/'runs'/'.lock'):
+            tables = [path for name in KEYS for path in folder.glob(f'.{name}.csv.*.partial')]
+            for half in [*tables, *finished.glob('.*.partial')]: half.unlink() # Of a process that was killed here
+            yield
     except OSError as error: raise unwritable(results, error) from None
 
 @lru_cache(8)
