@@ -116,6 +116,7 @@ def main():
     warnings.filterwarnings('ignore')
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler) # As Ctrl-C: ends the check that is going on, too
     counts = {name: args.count or CHECKS[name][2 if args.quick else 1] for name in args.names or CHECKS}
     counts = {name: count for name, count in counts.items() if count}
     try: failed = do_all(counts)
