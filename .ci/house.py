@@ -1,6 +1,7 @@
 "The rules of the house that no page can keep alone, each as a function of a copy of the project."
 import ast
 import configparser
+import json
 import re
 import shutil
 import subprocess
@@ -175,6 +176,14 @@ def help_is_light(copy):
         if heavy or int(count) > AT_MOST: problems.append(f"{command}: {count} modules, {', '.join(heavy)}")
         if not any(line.startswith('usage:') for line in shown): problems.append(f"{command}: no help")
     complain(problems)
+
+
+# What pages keep
+
+def no_state_of_widgets(copy):
+    "No page keeps thousands of lines of a progress bar, which nbdev_clean leaves there."
+    complain([f"{path.relative_to(copy)}: state of widgets in its metadata" for path in copy.glob('nbs/**/*.ipynb')
+              if 'widgets' in json.loads(path.read_text(encoding='utf-8'))['metadata']])
 
 
 # Several processes

@@ -82,6 +82,7 @@ def all_checks():
               'pages mirror modules': house.pages_mirror_modules,
               'links lead somewhere': house.links_lead_somewhere,
               'help is light': house.help_is_light,
+              'no state of widgets': house.no_state_of_widgets,
               'commands for one process': house.one_process_each,
               'the wheel is whole': house.wheel_is_whole,
               'extending: one new page of each of five': house.five_new_pages,

@@ -12,7 +12,7 @@ from torch import nn
 from ..core import InputError, entries
 from ..data import ImageSet, TrainCrops
 from .losses import IQALoss, ranking_loss
-from .parameters import Recipe
+from .parameters import Recipe, least_batch
 from .scales import MonotoneMap
 from .trainer import Trainer
 
@@ -93,7 +93,7 @@ class JointTrainer(Trainer):
         least, rest = divmod(len(self.train_images) * self.recipe.crops_per_image, len(self.crops))
         counts = [of_each(self.crops.shares, batch) for batch in {least, least + bool(rest)}]
         for name, count, base in zip(self.train_images.sizes, np.min(counts, 0), bases):
-            needs = max(entries('loss')[base].facts.get('least_batch', 1), 2 if self.recipe.ranking_loss_alpha else 1)
+            needs = least_batch(base, self.recipe.ranking_loss_alpha)
             if count >= needs: continue
             raise InputError(f"A batch of {least} crops or one more has {count} of {name}, whose loss '{base}' needs "
                              f"{needs}: choose another extra_share, or a larger batch_size.")
