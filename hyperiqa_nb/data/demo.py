@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT_SIDE', 'DISTORTIONS', 'photographs', 'blur', 'noise', 'jpeg', 'pixelate', 'haze', 'similarity_score',
-           'damaged_copies', 'build_demo', 'read_demo']
+           'damaged_copies', 'refuse_foreign', 'build_demo', 'read_demo']
 
 # %% ../../nbs/data/02_demo.ipynb #b6c68b6c
 import io
@@ -91,12 +91,18 @@ def damaged_copies(photo, rng):
     for kind, (damage, strengths) in DISTORTIONS.items():
         for level, strength in enumerate(strengths, 1): yield kind, level, damage(photo, strength, rng)
 
+def refuse_foreign(root: Path):
+    "An `InputError` where there is something."
+    if root.is_symlink() or root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise InputError(f"{root} exists and is no demo dataset: move it away, or choose another folder.")
+
 def build_demo(root='data/demo', # Where it is, or is to be
                progress=True, # Show a bar
     ) -> Path: # `root`, with images/*.png and scores.csv (image, mos, content, distortion, strength)
     "Build the demo dataset, unless it is there."
     root = Path(root)
     if (root/'scores.csv').is_file(): return root
+    refuse_foreign(root)
     with writing_to(root): root.parent.mkdir(parents=True, exist_ok=True)
     with writing_to(root), tempfile.TemporaryDirectory(prefix='.demo-', dir=root.parent) as temporary:
         building = Path(temporary)/'demo'
@@ -110,10 +116,8 @@ def build_demo(root='data/demo', # Where it is, or is to be
                                  distortion=kind, strength=level))
         pd.DataFrame(rows).to_csv(building/'scores.csv', index=False)
         try: os.rename(building, root)
-        except OSError:
-            if not (root/'scores.csv').is_file():
-                raise InputError(f"{root} exists and is no demo dataset: move it away, "
-                                 "or choose another folder.") from None
+        except OSError: # Another process was faster
+            if not (root/'scores.csv').is_file(): refuse_foreign(root)
     return root
 
 # %% ../../nbs/data/02_demo.ipynb #fc155b68
