@@ -81,7 +81,8 @@ def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first
         raise InputError(f"All predictions of {constant[0]} are the same: a correlation has no value and no interval.")
     table = contributions(one_training_each(predictions, mos, groups), metric)
     if table.unit.nunique() < LEAST_CONTENTS:
-        raise InputError(f"There are {table.unit.nunique()} contents; an interval needs at least {LEAST_CONTENTS}.")
+        raise InputError(f"The {len(mos)} photographs show {table.unit.nunique()} contents, and an interval needs "
+                         f"at least {LEAST_CONTENTS}: predict more of them, or the test part of another dataset.")
     sign, own = -1 if metric == 'rmse' else 1, pd.DataFrame({name: figure(table, name) for name in names}).T
     ends = own[['low', 'high'] if sign > 0 else ['high', 'low']].set_axis(['low', 'high'], axis=1) * sign
     shown = pd.concat([(own['mean'] * sign).rename('value'), ends], axis=1).astype(float)
