@@ -116,8 +116,10 @@ def build_demo(root='data/demo', # Where it is, or is to be
                                  distortion=kind, strength=level))
         pd.DataFrame(rows).to_csv(building/'scores.csv', index=False)
         try: os.rename(building, root)
-        except OSError: # Another process was faster
-            if not (root/'scores.csv').is_file(): refuse_foreign(root)
+        except OSError: # Perhaps another process was faster
+            if not (root/'scores.csv').is_file():
+                refuse_foreign(root)
+                raise
     return root
 
 # %% ../../nbs/data/02_demo.ipynb #fc155b68
