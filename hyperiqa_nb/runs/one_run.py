@@ -6,10 +6,10 @@
 __all__ = ['LEAST_TESTED', 'PACKAGE_MODEL', 'other_dataset', 'with_added', 'data_note', 'RunData', 'run_manifests', 'run_data',
            'decoded', 'initial_file', 'initial_config', 'owed_facts', 'model_values', 'run_model', 'untrained',
            'run_trainer', 'run_scores', 'shared_training', 'take_over', 'Outcome', 'short_name', 'new_folder',
-           'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file', 'save_best',
-           'train_or_share', 'record_facts', 'train_run']
+           'final_scales', 'save_outcome', 'run_log', 'say_and_log', 'state_file', 'check_format', 'best_file',
+           'save_best', 'train_or_share', 'record_facts', 'train_run']
 
-# %% ../../nbs/runs/07_one_run.ipynb #5ae8a6f9
+# %% ../../nbs/runs/07_one_run.ipynb #77aa721a
 import logging
 from contextlib import ExitStack
 from copy import deepcopy
@@ -34,8 +34,8 @@ from .records import as_text, is_done, run_rows
 from .results import record_of
 from .run import Run, in_parts, named_values, run_manifest
 from .working import Record, run_folder, run_lock
-from ..training import (Ranks, evaluate, figure_text, learned_table, log_line, make_trainer, map_scores,
-                                  open_log, ranks_notes, scale_table)
+from ..training import (Ranks, evaluate, figure_text, has_unit, learned_table, log_line, make_trainer, map_scores,
+                                  matched_table, open_log, ranks_notes, scale_table)
 
 # %% ../../nbs/runs/07_one_run.ipynb #6e2bedad
 def other_dataset(name, part, # Plain name; 'train', 'test' or '' for all of it
@@ -227,7 +227,7 @@ def take_over(trainer, shared: dict, # Of `shared_training`
     for row in trainer.rows if trainer.ranks.first else []: keep(row)
     return facts
 
-# %% ../../nbs/runs/07_one_run.ipynb #bf7fff18
+# %% ../../nbs/runs/07_one_run.ipynb #ecfff781
 @dataclass
 class Outcome:
     "What a run gives."
@@ -261,6 +261,16 @@ def new_folder(parent: Path, name) -> Path:
             except FileExistsError: continue
         return folder
 
+def final_scales(outcome: Outcome) -> dict: # Name of an extra dataset -> the table of its scale
+    "The scales of other datasets as the trained model has them."
+    run, train, scales = outcome.run, outcome.data.images['train'], outcome.data.scales
+    if run.scale_map != 'none' or has_unit(run.extra_loss or run.loss):
+        return scales | {name: learned_table(scales[name], bend) for name, bend in zip(scales, outcome.trainer.maps)}
+    said = outcome.predictions[outcome.predictions.part == 'train'].prediction.to_numpy()
+    ends = np.cumsum([*train.sizes.values()])[:-1]
+    mos, said = (np.split(values, ends)[1:] for values in (train.mos, said))
+    return dict(zip(scales, map(matched_table, mos, said)))
+
 def save_outcome(outcome: Outcome, folder, # Of all checkpoints
                  checkpoint_format) -> Path: # 'safetensors' or 'pkl'; the file
     "Save the model of a run, its test figures in the file's name."
@@ -270,8 +280,7 @@ def save_outcome(outcome: Outcome, folder, # Of all checkpoints
     srcc, plcc = (figure_text(outcome.metric(outcome.judged, name)) for name in ('srcc', 'plcc'))
     name = f'best_model_{"val_" * run.close_test}srcc_{srcc}_plcc_{plcc}.{checkpoint_format}'
     photo_side = int(np.median([min(pixels.shape[:2]) for pixels in outcome.data.images['train'].pixels]))
-    scales = outcome.data.scales
-    scales |= {name: learned_table(scales[name], bend) for name, bend in zip(scales, trainer.maps)}
+    scales = final_scales(outcome)
     return save_checkpoint(
         trainer.net, folder/name, score_shift=trainer.shift, score_scale=trainer.scale, score_range=[0, 100],
         photo_side=photo_side, dataset=manifest.name, conversion=manifest.conversion, protocol=run.changed,

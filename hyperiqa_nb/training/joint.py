@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['batch_shares', 'of_each', 'MixedCrops', 'SetLoss', 'JointLoss', 'JointTrainer']
 
-# %% ../../nbs/training/16_joint.ipynb #8ed80376
+# %% ../../nbs/training/16_joint.ipynb #2f828525
 import numpy as np
 from torch import nn
 
-from ..core import InputError, entries
+from ..core import InputError
 from ..data import ImageSet, TrainCrops
-from .losses import IQALoss, ranking_loss
+from .losses import IQALoss, has_unit, ranking_loss
 from .parameters import Recipe, least_batch
 from .scales import MonotoneMap
 from .trainer import Trainer
@@ -47,12 +47,12 @@ class MixedCrops(TrainCrops):
         return np.array([next(stream) for batch in batches
                          for stream, count in zip(streams, of_each(self.shares, batch)) for _ in range(count)])
 
-# %% ../../nbs/training/16_joint.ipynb #694081b4
+# %% ../../nbs/training/16_joint.ipynb #ffc42440
 class SetLoss(IQALoss):
     "`IQALoss` in points, whatever the unit of the base loss."
     def __init__(self, alpha=0., base='l1', spread=20.): # Points: what a loss without unit is counted in
         super().__init__(alpha, base=base)
-        self.unit = 1. if entries('loss')[base].facts.get('unit', True) else spread
+        self.unit = 1. if has_unit(base) else spread
 
     def forward(self, pred, mos): # (B,) float, points
         loss = self.unit * self.base(pred, mos)

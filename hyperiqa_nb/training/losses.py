@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_NORM', 'l1_loss', 'mse_loss', 'ranking_loss', 'unit_deviations', 'plcc_loss', 'norm_in_norm_loss',
-           'RankingLoss', 'PLCCLoss', 'NormInNormLoss', 'IQALoss']
+           'has_unit', 'RankingLoss', 'PLCCLoss', 'NormInNormLoss', 'IQALoss']
 
-# %% ../../nbs/training/02_losses.ipynb #7e1d456d
+# %% ../../nbs/training/02_losses.ipynb #09d658a5
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import InputError, load, register
+from ..core import InputError, entries, load, register
 
 # %% ../../nbs/training/02_losses.ipynb #5b2e58db
 @register('loss', 'l1', 'mean absolute error, MOS units')
@@ -47,13 +47,17 @@ def plcc_loss(pred, # (B,) float, MOS units
     "(1 - PLCC) / 2 within the batch."
     return (1 - unit_deviations(pred) @ unit_deviations(mos)) / 2
 
-# %% ../../nbs/training/02_losses.ipynb #32bc4ae7
+# %% ../../nbs/training/02_losses.ipynb #ba055fae
 @register('loss', 'norm_in_norm', 'distance of two normalised batches, 0-1', least_batch=2, unit=False)
 def norm_in_norm_loss(pred, # (B,) float, MOS units
                       mos, # (B,) float, MOS, 0-100
     ): # Scalar in [0, 1]
     "Sum of |difference| of the two unit deviations / (2 sqrt(B)): Li, Jiang and Jiang 2020 with p = 1, q = 2."
     return (unit_deviations(pred) - unit_deviations(mos)).abs().sum() / (2 * len(mos) ** .5)
+
+def has_unit(name) -> bool: # Of a registered loss
+    "Whether a loss is in MOS units; what learns by one that is not has no scale."
+    return entries('loss')[name].facts.get('unit', True)
 
 # %% ../../nbs/training/02_losses.ipynb #6a5f187d
 class RankingLoss(nn.Module):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOTS', 'unmapped', 'match_moments', 'match_quantiles', 'map_scores', 'MonotoneMap', 'along', 'scale_table',
-           'learned_table', 'dataset_scores']
+           'learned_table', 'matched_table', 'dataset_scores']
 
 # %% ../../nbs/training/15_scales.ipynb #81ed80dc
 import numpy as np
@@ -59,7 +59,7 @@ class MonotoneMap(nn.Module):
         along = torch.clamp(score.unsqueeze(-1) - self.low, self.least, self.most)
         return self.low[0] + self.spread * self.offset + along @ F.softplus(self.slopes)
 
-# %% ../../nbs/training/15_scales.ipynb #40739fde
+# %% ../../nbs/training/15_scales.ipynb #d478ea6f
 def along(x, xs, ys): # Any shape; (K,) rising; (K,)
     "Straight lines through the points, the first and the last one continued."
     x, xs, ys = (np.asarray(v, float) for v in (x, xs, ys))
@@ -79,6 +79,10 @@ def learned_table(table: dict, # Of `scale_table`, by the scores that the learne
     "The same with a learned map in it."
     mapped = bend(torch.tensor(KNOTS, dtype=torch.float32, device=bend.low.device)).cpu().numpy()
     return {'own': list(map(float, KNOTS)), 'set': along(mapped, table['own'], table['set']).round(4).tolist()}
+
+def matched_table(mos, scores) -> dict: # (N,) of the training photographs of a dataset; (N,) of the trained model
+    "A straight line by mean and deviation, for scores that were learned without any scale."
+    return scale_table(mos, match_moments(mos, scores))
 
 def dataset_scores(scores, # Of a model, on the scale of its own dataset
                    table: dict # Of the fact `scale_maps` of its checkpoint
