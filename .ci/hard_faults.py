@@ -24,7 +24,7 @@ from hyperiqa_nb.data import ImageSet, build_demo, load_dataset, load_images, sp
 from hyperiqa_nb.evidence import compare_command, write_index
 from hyperiqa_nb.models import load_model, save_checkpoint
 from hyperiqa_nb.runs import execute, prepare_command, read_table, run_command, train_command
-from hyperiqa_nb.training import Recipe, Trainer
+from hyperiqa_nb.training import Recipe, Trainer, without_fits
 from hyperiqa_nb.use import HubScorer, export_command, read_bytes, score_command
 from hyperiqa_nb.use.benchmark import add_machine
 
@@ -91,7 +91,7 @@ def make_dataset(folder, count=60):
 
 def all_of(trainer, state) -> str: # A hash
     "Train, and make one text of all that came of it: history, less curve fits (not exact to the bit), and weights."
-    history = trainer.fit(progress=False, state=state).drop(columns='seconds').filter(regex='(?<!_logistic)$')
+    history = without_fits(trainer.fit(progress=False, state=state)).drop(columns='seconds')
     digest = hashlib.sha256(history.to_csv().encode())
     for name, tensor in trainer.net.state_dict().items(): digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()

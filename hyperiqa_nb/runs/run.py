@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['OLD_NAMES', 'OLD_VALUES', 'SEED_STEP', 'TEST_SELECTED', 'UNTRAINED', 'UNLABELLED', 'Run', 'plain_name', 'plain_names',
-           'recipe', 'named_values', 'in_parts', 'run_manifest']
+           'recipe', 'named_values', 'in_parts', 'check_data_dir', 'run_manifest']
 
-# %% ../../nbs/runs/01_run.ipynb #3a073342
+# %% ../../nbs/runs/01_run.ipynb #8835daf6
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..core import InputError, entries, pick
 from ..training.parameters import DataParameters, ModelParameters, Recipe
@@ -95,7 +96,7 @@ def recipe(name: str, # Declared on a model's page
     if not changes.get('model', family).startswith(family): facts.pop('model_options', '') # Options of another model
     return Run(**facts | of_dataset | changes)
 
-# %% ../../nbs/runs/01_run.ipynb #2cf1b62e
+# %% ../../nbs/runs/01_run.ipynb #a8c81ec0
 def named_values(text, # 'NAME=VALUE' joined by ';'
                  parameter # The run's parameter that it comes from
     ) -> dict: # Of texts
@@ -115,6 +116,12 @@ def in_parts(run: Run, name, manifest): # A dataset of the run, and its `Manifes
     divided = split_dataset(manifest, split_id, scheme, val_share, calibration=run.calibration_counts.get(name, 0))
     if not run.close_test or name != run.dataset: return divided
     return replace(divided, table=divided.table[divided.table.split != 'test'])
+
+def check_data_dir(data_dir, datasets): # '' for the project's; the datasets that are to be read there
+    "An `InputError` where the folder of datasets is not there."
+    if not data_dir or not datasets or Path(data_dir).is_dir(): return
+    raise InputError(f"There is no folder {data_dir}, which --data names. It is to hold {', '.join(datasets)}: name "
+                     "the dataset's folder, or one with a folder for each dataset.")
 
 def run_manifest(run: Run, data_dir=''): # Folder of the dataset, or of folders named after datasets; '' for data/NAME
     "The dataset of a run, divided."

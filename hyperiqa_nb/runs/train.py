@@ -7,7 +7,7 @@ __all__ = ['ALIASES', 'OPEN', 'VALUES', 'DATASET', 'TEST_CROPS', 'choice_lines',
            'add_output', 'start_of', 'train_parser', 'has_images', 'cross_of', 'named_dataset', 'records_of',
            'run_of_flags', 'in_flags', 'train_flags', 'train_command']
 
-# %% ../../nbs/runs/13_train.ipynb #26345f93
+# %% ../../nbs/runs/13_train.ipynb #c0636c22
 import argparse
 import sys
 from dataclasses import replace
@@ -16,7 +16,7 @@ from inspect import signature
 from pathlib import Path
 
 from ..core import InputError, declare, entries, find_project, load
-from .run import Run, plain_name, recipe
+from .run import Run, check_data_dir, plain_name, recipe
 from .submit import stoppable
 from ..training.parameters import choices_of
 from ..training.ranks import Lost, Ranks, speaks, tell
@@ -113,7 +113,7 @@ def train_parser() -> argparse.ArgumentParser:
     add_output(parser)
     return parser
 
-# %% ../../nbs/runs/13_train.ipynb #38c4ecf7
+# %% ../../nbs/runs/13_train.ipynb #05c1961d
 def has_images(name, data_dir) -> bool:
     "Is the folder of SPAQ, or of another dataset, there with photographs?"
     from hyperiqa_nb.data import load_dataset
@@ -144,9 +144,8 @@ def run_of_flags(argv # Of the command line
     "What `hyperiqa_train` is asked for."
     flags = vars(train_parser().parse_args(argv))
     files = {name: flags.pop(name) for name in ('data_dir', 'out', 'resume', 'checkpoint_format')}
-    if files['data_dir'] and not Path(files['data_dir']).is_dir():
-        raise InputError(f"There is no folder {files['data_dir']}, which --data names.")
     dataset, name, init = named_dataset(flags), flags.pop('recipe', ''), flags.pop('init', '')
+    check_data_dir(files['data_dir'], [dataset])
     count = flags.pop('test_patch_num')
     chosen = {'dataset': dataset} | {key: flags[key] for key in ['model'] if key in flags}
     if init: chosen, name = chosen | start_of(init, flags, records_of(files)), name or 'finetune'

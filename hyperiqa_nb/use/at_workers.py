@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SCORERS', 'LOADING', 'CHUNK', 'SENT_BYTES', 'LEAST_CHUNKS', 'keep_weights', 'scorer_at_worker', 'is_here',
-           'attempt_here', 'score_chunk', 'describe_file', 'in_chunks', 'parts_to_send', 'ClusterScorer',
-           'cluster_scorer']
+           'attempt_here', 'score_chunk', 'describe_file', 'parts_to_send', 'ClusterScorer', 'cluster_scorer']
 
-# %% ../../nbs/use/20_at_workers.ipynb #1a78bcf0
+# %% ../../nbs/use/20_at_workers.ipynb #897b97a8
 import hashlib
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ from threading import Lock
 from uuid import uuid4
 
 from ..runs import Cluster, ask, close_cluster, cluster_line, connect
-from .bulk import in_order
+from .bulk import in_chunks, in_order
 from .photographs import refusal
 
 # %% ../../nbs/use/20_at_workers.ipynb #1c2f8912
@@ -69,7 +68,7 @@ def score_chunk(job: dict) -> dict: # {'found': rows and messages}, or {'lacks':
         if scorer is None: return {'lacks': 'weights', 'process': worker.id}
         return {'found': [attempt_here(scorer, path, content, folder) for path, _, content in job['photographs']]}
 
-# %% ../../nbs/use/20_at_workers.ipynb #c5ba73fe
+# %% ../../nbs/use/20_at_workers.ipynb #2d4d24e8
 CHUNK, SENT_BYTES = 64, 8_000_000 # Photographs of a chunk; bytes that are sent at a time
 LEAST_CHUNKS = 16 # Chunks at a time, so that workers which come later have something to do
 
@@ -79,16 +78,6 @@ def describe_file(path, send=False) -> tuple: # (path, (bytes, time in ns) or No
         found = os.stat(path)
         return path, (found.st_size, found.st_mtime_ns), Path(path).read_bytes() if send else None
     except OSError: return path, None, None
-
-def in_chunks(paths, count=CHUNK): # Yields lists
-    "So many of them at a time."
-    chunk = []
-    for path in paths:
-        chunk.append(path)
-        if len(chunk) == count:
-            yield chunk
-            chunk = []
-    if chunk: yield chunk
 
 def parts_to_send(chunk: list): # Yields lists of what `describe_file` gives
     "The photographs of a chunk with their content, a few megabytes at a time."
@@ -101,7 +90,7 @@ def parts_to_send(chunk: list): # Yields lists of what `describe_file` gives
             part, size = [], 0
     if part: yield part
 
-# %% ../../nbs/use/20_at_workers.ipynb #45983cf4
+# %% ../../nbs/use/20_at_workers.ipynb #a965c906
 class ClusterScorer:
     "Has photographs scored by the workers of a cluster."
     def __init__(self, cluster: Cluster, weights: bytes, # Of a checkpoint
@@ -143,7 +132,7 @@ class ClusterScorer:
         "Score photographs in the order of their paths."
         def close(): close_cluster(self.cluster)
         most = max(LEAST_CHUNKS, 2 * self.cluster.slots())
-        for found in in_order(self.score, in_chunks(paths), most, close): yield from found
+        for found in in_order(self.score, in_chunks(paths, CHUNK), most, close): yield from found
 
 def cluster_scorer(args, # Of `score_parser`
                    say) -> ClusterScorer: # Called with a line

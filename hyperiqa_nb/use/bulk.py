@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_WORKERS', 'MOST_ON_GPU', 'PASS_MEMORY', 'COLUMNS', 'SHARE', 'count_workers', 'one_thread_each', 'in_order',
-           'BulkScorer', 'score_photographs', 'score_block', 'each_of']
+           'BulkScorer', 'score_photographs', 'in_chunks', 'score_block', 'each_of']
 
 # %% ../../nbs/use/03_bulk.ipynb #c4fd9fd4
 import os
@@ -129,7 +129,12 @@ def score_photographs(model, # From `load_model` or `load_to_score`
     rows, failed = [one for one in found if isinstance(one, dict)], [one for one in found if isinstance(one, str)]
     return pd.DataFrame(rows, columns=COLUMNS), failed
 
-# %% ../../nbs/use/03_bulk.ipynb #ee288931
+# %% ../../nbs/use/03_bulk.ipynb #5c5a3e70
+def in_chunks(items, count): # Any iterable
+    "Yields lists of so many items."
+    items = iter(items)
+    while chunk := list(islice(items, count)): yield chunk
+
 SHARE = 16 # Photographs of a block for each thread of a process
 
 def score_block(scorer: BulkScorer, ranks, block: list # `Ranks`; paths
@@ -148,10 +153,10 @@ def each_of(scorer: BulkScorer, ranks, paths, share=SHARE): # `Ranks`; those of 
     if ranks.count == 1:
         yield from scorer.each(paths)
         return
-    paths, size = iter(paths), ranks.count * share * count_workers(scorer.device)
+    blocks = in_chunks(paths, ranks.count * share * count_workers(scorer.device))
     scorer.precision = ranks.agree(scorer.precision)
     while True:
-        with ranks.together(): block = list(islice(paths, size)) if ranks.first else []
+        with ranks.together(): block = next(blocks, []) if ranks.first else []
         block = ranks.agree(block)
         if not block: return
         found, stop = score_block(scorer, ranks, block)

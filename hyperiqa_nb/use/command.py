@@ -204,12 +204,12 @@ def summary(tally, progress, search, out) -> str:
     if out: said.append(f'{out.count:,} rows in {out.path}')
     return ', '.join(said) + '.'
 
-# %% ../../nbs/use/05_command.ipynb #f5363908
-def map_folder(model, args): # `MapFolder`, see [why](07_why.ipynb); None without --map
+# %% ../../nbs/use/05_command.ipynb #ead40506
+def map_folder(scorer, args): # `BulkScorer`; `MapFolder`, see [why](07_why.ipynb), None without --map
     "Where the pictures of --map go."
     if not args.map: return None
     from hyperiqa_nb.use.why import MapFolder
-    return MapFolder(model, args.map, args.full_size)
+    return MapFolder(scorer.model, args.map, args.full_size)
 
 def resumed(out, extra: dict, args, tally, shown): # `RowFile`; as in `score_all`
     "Take the rows of an earlier scoring to where they go; the names that have one, and the last of these rows."
@@ -243,7 +243,7 @@ def scored(scorer, ranks, paths, args, progress): # Yields rows and messages, se
     from hyperiqa_nb.use.at_workers import cluster_scorer
     return cluster_scorer(args, progress.note).each(paths)
 
-# %% ../../nbs/use/05_command.ipynb #07f9aa69
+# %% ../../nbs/use/05_command.ipynb #a49d3714
 def score_share(scorer, ranks) -> int: # Exit status
     "Score what the first of several processes deals out."
     from hyperiqa_nb.use.bulk import each_of
@@ -270,7 +270,7 @@ def run_scoring(args, ranks # From `score_parser`; `Ranks`
     printer = shown = Printer(args.format, 3 if unknown else 1)
     if args.sort or args.top: shown = Selection(args.sort != 'worst', args.top or 0)
     out = RowFile(args.out, [*COLUMNS, *extra]) if args.out else None
-    maps = map_folder(model, args)
+    maps = map_folder(scorer, args)
     if args.resume:
         had, last = resumed(out, extra, args, tally, shown)
         check_same(scorer, last, out)
