@@ -6,10 +6,10 @@
 __all__ = ['NOT_FOR', 'SECTIONS', 'CARD_TEMPLATE', 'markdown_table', 'data_section', 'figure_section', 'interval_section',
            'reliability_section', 'failure_section', 'use_section', 'card_example', 'tested_figures', 'model_card']
 
-# %% ../../nbs/use/23_card.ipynb #d694d506
+# %% ../../nbs/use/23_card.ipynb #50cfc34e
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..evidence import METRIC_NAMES, figure_table, held_table
+from ..evidence import METRIC_NAMES, elsewhere_table, figure_table, held_table
 from ..models import scale_is_known
 
 # %% ../../nbs/use/23_card.ipynb #d4caa83c
@@ -51,7 +51,7 @@ def figure_section(facts: dict) -> str:
     if others: said.append(markdown_table(others))
     return '\n\n'.join(said) or 'No figure of a test is known.'
 
-# %% ../../nbs/use/23_card.ipynb #1d1ee680
+# %% ../../nbs/use/23_card.ipynb #251df5c2
 def interval_section(facts: dict) -> str:
     "How sure a score is."
     if 'interval' not in facts: return 'This model states no intervals: no photographs were held out to calibrate any.'
@@ -59,10 +59,13 @@ def interval_section(facts: dict) -> str:
     widths = [{'score up to': f'{up_to:g}', 'interval': f'± {half:.1f} points'} for up_to, half in fact['groups']]
     source = ' and '.join(f'{count} of {name}' for name, count in fact.get('from', {}).items())
     said = [f"The interval beside a score holds the mean opinion of {fact['level']:.0%} of photographs like those that "
-            "it was calibrated on, and elsewhere fewer: intervals of 90 % held about 85 % of those of another dataset.",
-            markdown_table(widths)]
+            "it was calibrated on, and elsewhere fewer.", markdown_table(widths)]
     if source: said.append(f"Calibrated on photographs that were used for nothing else: {source}.")
-    return '\n\n'.join(filter(None, [*said, markdown_table(held_table(rows))]))
+    said.append(markdown_table(held_table(rows)))
+    if elsewhere := facts.get('evaluation', {}).get('elsewhere'):
+        said += ["Intervals calibrated on one dataset alone, on test photographs of the other:",
+                 markdown_table(elsewhere_table(elsewhere))]
+    return '\n\n'.join(filter(None, said))
 
 def reliability_section(facts: dict) -> str:
     "What people said of photographs with like scores."
