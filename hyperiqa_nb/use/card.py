@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NOT_FOR', 'SECTIONS', 'CARD_TEMPLATE', 'markdown_table', 'data_section', 'figure_section', 'interval_section',
-           'reliability_section', 'failure_section', 'use_section', 'card_example', 'tested_figures', 'model_card']
+           'reliability_section', 'failure_section', 'use_section', 'card_example', 'model_card']
 
-# %% ../../nbs/use/23_card.ipynb #50cfc34e
+# %% ../../nbs/use/23_card.ipynb #25411d6f
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evidence import METRIC_NAMES, elsewhere_table, figure_table, held_table
 from ..models import scale_is_known
+from .scoring import learned_from, tested_figures
 
 # %% ../../nbs/use/23_card.ipynb #d4caa83c
 def markdown_table(rows # DataFrame, or a list of dicts with the same names
@@ -98,7 +99,7 @@ SECTIONS = {'How good it is': figure_section, 'How sure a score is': interval_se
             'Does a score mean what it says?': reliability_section, 'Where it fails': failure_section,
             'What it must not be used for': use_section, 'What it learned from': data_section}
 
-# %% ../../nbs/use/23_card.ipynb #18e499cd
+# %% ../../nbs/use/23_card.ipynb #5b423086
 CARD_TEMPLATE = """---
 {{ card_data }}
 ---
@@ -120,18 +121,11 @@ def card_example(where: str) -> str: # '' for the package, else the folder's or 
     if not where: return 'from hyperiqa_nb.use import load_scorer\nscore = load_scorer()'
     return f"from hyperiqa_nb.use import HubScorer\nscore = HubScorer.from_pretrained('{where}')"
 
-def tested_figures(facts: dict) -> dict: # Dataset -> {metric: value}
-    "The figures on all photographs of each test part."
-    found = {row['dataset']: {kind: row[kind][0] for kind in METRIC_NAMES}
-             for row in facts.get('evaluation', {}).get('rows', []) if row['group'] == 'all'}
-    return found or ({facts['dataset']: facts.get('test_metrics', {})} if 'dataset' in facts else {})
-
 def model_card(model, # From `load_model`
                where: str = '' # See `card_example`
               ) -> ModelCard:
     "What people and machines read of a model."
-    facts, name = model.facts, model.config['model']
-    datasets = [row['dataset'] for row in facts.get('training_data', [])] or [facts['dataset']] * ('dataset' in facts)
+    facts, name, datasets = model.facts, model.config['model'], learned_from(model.facts)
     results = [EvalResult('image-quality-assessment', dataset, dataset, kind, round(figures[kind], 4),
                           metric_name=words) for dataset, figures in tested_figures(facts).items()
                for kind, words in METRIC_NAMES.items() if kind in figures]
