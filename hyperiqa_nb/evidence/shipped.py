@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN_METRICS', 'LEAST_GROUP', 'METRIC_NAMES', 'shipped_facts', 'part_table', 'kinds_of', 'part_groups', 'figure_row',
-           'coverage_rows', 'evaluation_rows', 'reliability_table', 'reliability_plot', 'worst_rows', 'with_range',
-           'figure_table', 'held_table', 'tested_parts', 'seen_images', 'calibration_interval', 'evaluation',
-           'shipped_line', 'shipped_parts']
+           'coverage_rows', 'evaluation_rows', 'elsewhere_rows', 'reliability_table', 'reliability_plot', 'worst_rows',
+           'with_range', 'figure_table', 'held_table', 'elsewhere_table', 'tested_parts', 'seen_images',
+           'calibration_tables', 'calibration_interval', 'evaluation', 'shipped_line', 'shipped_parts']
 
 # %% ../../nbs/evidence/28_shipped.ipynb #ac15cc6b
 import numpy as np
@@ -67,7 +67,7 @@ def part_groups(table, dataset, # Of `part_table`
     return groups | {f'{name}, not tested before' if name != 'all' else 'not tested before': mask & new
                      for name, mask in groups.items()}
 
-# %% ../../nbs/evidence/28_shipped.ipynb #021efe5c
+# %% ../../nbs/evidence/28_shipped.ipynb #9d82564a
 SHOWN_METRICS = ['srcc', 'plcc', 'rmse']
 LEAST_GROUP = 20 # Photographs; of fewer no figure is given
 
@@ -94,6 +94,16 @@ def evaluation_rows(table, dataset, part, # Of `part_table`
     parts = coverage_rows(table, interval) if interval else {}
     return rows + [dict(dataset=dataset, part=part, group=f'{name} by score') | row
                    for name, row in parts.items() if name != 'all']
+
+def elsewhere_rows(calibration: dict, tested: dict, # Dataset -> `part_table`
+                   level=.9) -> list: # Of dicts: calibrated, tested, and those of `coverage_rows`
+    "Intervals that one dataset calibrates on the test photographs of another: what a stranger's may get."
+    rows = []
+    for name, table in calibration.items():
+        interval = calibrate_interval(table.score, table.mos, level)
+        rows += [dict(calibrated=name, tested=dataset) | coverage_rows(other, interval)['all']
+                 for dataset, other in tested.items() if dataset != name]
+    return rows
 
 # %% ../../nbs/evidence/28_shipped.ipynb #85e8993e
 def reliability_table(table, # Of `part_table`
@@ -133,7 +143,7 @@ def worst_rows(table, dataset, part, # Of `part_table`
     return [dict(dataset=dataset, part=part, image=row.image, score=round(row.score, 1), error=round(row.error, 1))
             for row in worst.itertuples()]
 
-# %% ../../nbs/evidence/28_shipped.ipynb #93db7a71
+# %% ../../nbs/evidence/28_shipped.ipynb #503d7032
 METRIC_NAMES = {'srcc': 'SRCC', 'plcc': 'PLCC', 'rmse': 'RMSE, points of 100'}
 
 def with_range(found, # [value, low, high]; None where nothing was computed
@@ -157,7 +167,13 @@ def held_table(rows: list # Of `evaluation_rows`
                           'to be expected (95 %)': '{:.3f} to {:.3f}'.format(*row['expected'])}
                          for row in rows if 'coverage' in row])
 
-# %% ../../nbs/evidence/28_shipped.ipynb #404bf21a
+def elsewhere_table(rows: list # Of `elsewhere_rows`
+                   ) -> pd.DataFrame:
+    "How many opinions lie within intervals that were calibrated elsewhere, as text."
+    return pd.DataFrame([{'calibrated on': row['calibrated'], 'tested on': row['tested'], 'number': row['photographs'],
+                          'inside (binomial 95 %)': with_range([row['coverage'], *row['binomial']])} for row in rows])
+
+# %% ../../nbs/evidence/28_shipped.ipynb #3398ab5d
 def tested_parts(run) -> dict: # Part -> dataset
     "The parts of a run that show photographs which it has not seen."
     return {'test': run.dataset} | {name: name for name in run.cross_datasets}
@@ -167,28 +183,34 @@ def seen_images(folders: str # Of records, joined by ';'
     "The photographs that the runs of earlier plans have learned from or tested."
     return {image for folder in folders.split(';') if folder for image in read_table(folder, 'predictions').image}
 
+def calibration_tables(planned, results, facts=None, data_dir='' # As `part_table`
+                      ) -> dict: # Dataset -> `part_table` of what was held out of it
+    "What a run said of the photographs that were held out for intervals."
+    parts = {name: 'calibration' if name == planned.run.dataset else f'{name}:calibration'
+             for name in planned.run.calibration_counts}
+    return {name: part_table(planned, results, part, facts, data_dir) for name, part in parts.items()}
+
 def calibration_interval(planned, results, facts=None, data_dir='', # As `part_table`
                          level=.9, groups=3) -> dict: # The fact `interval`; {} for a run without a calibration part
     "The interval of a run from all photographs that were held out for it."
-    run = planned.run
-    parts = ['calibration' if name == run.dataset else f'{name}:calibration' for name in run.calibration_counts]
-    if not parts: return {}
-    tables = [part_table(planned, results, part, facts, data_dir) for part in parts]
-    found = calibrate_interval(*pd.concat(tables)[['score', 'mos']].to_numpy().T, level, groups)
-    return found | {'from': dict(zip(run.calibration_counts, map(len, tables)))}
+    tables = calibration_tables(planned, results, facts, data_dir)
+    if not tables: return {}
+    found = calibrate_interval(*pd.concat(tables.values())[['score', 'mos']].to_numpy().T, level, groups)
+    return found | {'from': {name: len(table) for name, table in tables.items()}}
 
 def evaluation(planned, results, facts=None, data_dir='', # As `part_table`
                interval=None, earlier='' # The model's fact; folders of records, joined by ';'
-              ) -> dict: # rows, reliability, failures: lists that JSON can hold
+              ) -> dict: # rows, reliability, failures, elsewhere: lists that JSON can hold
     "What the tests of a run say of its model, for its facts."
-    rows, means, worst, seen = [], [], [], seen_images(earlier)
+    rows, means, worst, seen, tested = [], [], [], seen_images(earlier), {}
     for part, dataset in tested_parts(planned.run).items():
-        table = part_table(planned, results, part, facts, data_dir)
+        table = tested[dataset] = part_table(planned, results, part, facts, data_dir)
         rows += evaluation_rows(table, dataset, part, interval, seen)
         tenths = reliability_table(table).round(1).reset_index(drop=True)
         means += [dict(dataset=dataset, part=part) | row for row in tenths.to_dict('records')]
         worst += worst_rows(table, dataset, part)
-    return dict(rows=rows, reliability=means, failures=worst)
+    elsewhere = elsewhere_rows(calibration_tables(planned, results, facts, data_dir), tested)
+    return dict(rows=rows, reliability=means, failures=worst, elsewhere=elsewhere)
 
 def shipped_line(facts: dict, rows: list) -> str: # Of the model; of `evaluation_rows`
     "What a shipped model is worth in a sentence."
@@ -199,10 +221,11 @@ def shipped_line(facts: dict, rows: list) -> str: # Of the model; of `evaluation
     return f"On photographs that it has not seen the model in the package has {'; '.join(alls)}{sure}."
 
 def shipped_parts(plan: list, results, data_dir='' # Of `PlannedRun`
-                 ) -> tuple: # (facts of the model, {dataset: `part_table`})
+                 ) -> tuple: # (its `PlannedRun`, facts of the model, {dataset: `part_table`})
     "What a report of a shipped model needs; a plan whose model is not in the package has nothing to say."
-    facts = shipped_facts(plan[0].run_id) if len(plan) == 1 else {}
-    if not facts: nothing_to_say('no model in the package is that of a run in this plan')
-    try: return facts, {name: part_table(plan[0], results, part, facts, data_dir)
-                        for part, name in tested_parts(plan[0].run).items()}
+    shipped = [(planned, facts) for planned in plan if (facts := shipped_facts(planned.run_id))]
+    if not shipped: nothing_to_say('no model in the package is that of a run in this plan')
+    planned, facts = shipped[0]
+    try: return planned, facts, {name: part_table(planned, results, part, facts, data_dir)
+                                 for part, name in tested_parts(planned.run).items()}
     except InputError as error: nothing_to_say(error)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['NOT_FOR', 'SECTIONS', 'CARD_TEMPLATE', 'markdown_table', 'data_section', 'figure_section', 'interval_section',
-           'reliability_section', 'failure_section', 'use_section', 'card_example', 'tested_figures', 'model_card']
+           'reliability_section', 'failure_section', 'use_section', 'card_example', 'model_card']
 
-# %% ../../nbs/use/23_card.ipynb #d694d506
+# %% ../../nbs/use/23_card.ipynb #25411d6f
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..evidence import METRIC_NAMES, figure_table, held_table
+from ..evidence import METRIC_NAMES, elsewhere_table, figure_table, held_table
 from ..models import scale_is_known
+from .scoring import learned_from, tested_figures
 
 # %% ../../nbs/use/23_card.ipynb #d4caa83c
 def markdown_table(rows # DataFrame, or a list of dicts with the same names
@@ -51,7 +52,7 @@ def figure_section(facts: dict) -> str:
     if others: said.append(markdown_table(others))
     return '\n\n'.join(said) or 'No figure of a test is known.'
 
-# %% ../../nbs/use/23_card.ipynb #1d1ee680
+# %% ../../nbs/use/23_card.ipynb #251df5c2
 def interval_section(facts: dict) -> str:
     "How sure a score is."
     if 'interval' not in facts: return 'This model states no intervals: no photographs were held out to calibrate any.'
@@ -59,10 +60,13 @@ def interval_section(facts: dict) -> str:
     widths = [{'score up to': f'{up_to:g}', 'interval': f'± {half:.1f} points'} for up_to, half in fact['groups']]
     source = ' and '.join(f'{count} of {name}' for name, count in fact.get('from', {}).items())
     said = [f"The interval beside a score holds the mean opinion of {fact['level']:.0%} of photographs like those that "
-            "it was calibrated on, and elsewhere fewer: intervals of 90 % held about 85 % of those of another dataset.",
-            markdown_table(widths)]
+            "it was calibrated on, and elsewhere fewer.", markdown_table(widths)]
     if source: said.append(f"Calibrated on photographs that were used for nothing else: {source}.")
-    return '\n\n'.join(filter(None, [*said, markdown_table(held_table(rows))]))
+    said.append(markdown_table(held_table(rows)))
+    if elsewhere := facts.get('evaluation', {}).get('elsewhere'):
+        said += ["Intervals calibrated on one dataset alone, on test photographs of the other:",
+                 markdown_table(elsewhere_table(elsewhere))]
+    return '\n\n'.join(filter(None, said))
 
 def reliability_section(facts: dict) -> str:
     "What people said of photographs with like scores."
@@ -95,7 +99,7 @@ SECTIONS = {'How good it is': figure_section, 'How sure a score is': interval_se
             'Does a score mean what it says?': reliability_section, 'Where it fails': failure_section,
             'What it must not be used for': use_section, 'What it learned from': data_section}
 
-# %% ../../nbs/use/23_card.ipynb #18e499cd
+# %% ../../nbs/use/23_card.ipynb #5b423086
 CARD_TEMPLATE = """---
 {{ card_data }}
 ---
@@ -117,18 +121,11 @@ def card_example(where: str) -> str: # '' for the package, else the folder's or 
     if not where: return 'from hyperiqa_nb.use import load_scorer\nscore = load_scorer()'
     return f"from hyperiqa_nb.use import HubScorer\nscore = HubScorer.from_pretrained('{where}')"
 
-def tested_figures(facts: dict) -> dict: # Dataset -> {metric: value}
-    "The figures on all photographs of each test part."
-    found = {row['dataset']: {kind: row[kind][0] for kind in METRIC_NAMES}
-             for row in facts.get('evaluation', {}).get('rows', []) if row['group'] == 'all'}
-    return found or ({facts['dataset']: facts.get('test_metrics', {})} if 'dataset' in facts else {})
-
 def model_card(model, # From `load_model`
                where: str = '' # See `card_example`
               ) -> ModelCard:
     "What people and machines read of a model."
-    facts, name = model.facts, model.config['model']
-    datasets = [row['dataset'] for row in facts.get('training_data', [])] or [facts['dataset']] * ('dataset' in facts)
+    facts, name, datasets = model.facts, model.config['model'], learned_from(model.facts)
     results = [EvalResult('image-quality-assessment', dataset, dataset, kind, round(figures[kind], 4),
                           metric_name=words) for dataset, figures in tested_figures(facts).items()
                for kind, words in METRIC_NAMES.items() if kind in figures]

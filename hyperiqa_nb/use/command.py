@@ -26,7 +26,7 @@ from .rows import (FORMATS, Printer, Progress, RowFile, Selection, check_target,
                                   written)
 from .scoring import model_line, scale_line
 
-# %% ../../nbs/use/05_command.ipynb #d36872c8
+# %% ../../nbs/use/05_command.ipynb #1fbf0855
 EXIT = ("Exit status: 0 all photographs were scored; 1 some were not, each is named; 2 the arguments are wrong or "
         "--out or --map cannot be written; 3 with --below, at least one photograph is below; 130 and 143 stopped by "
         "Ctrl-C or SIGTERM, the rows so far are kept; 141 the reader of the output has gone and there is no --out. "
@@ -40,7 +40,7 @@ def score_parser() -> argparse.ArgumentParser:
                     "are those at which a photograph was scored: one that is more than a quarter larger than those of "
                     "the training is reduced to their size, and one smaller than a crop is enlarged. Low to high, "
                     "where a model states it, is an interval that holds the mean opinion of 90 % of photographs like "
-                    "those that it was calibrated on, elsewhere of about 85 %.")
+                    "those that it was calibrated on, and of fewer elsewhere: its card says of how many.")
     add = parser.add_argument
     add('photographs', nargs='+', metavar='PATH',
         help="photographs, folders of them with all below, patterns such as 'photos/*.jpg', or - for a list on "

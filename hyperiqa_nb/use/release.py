@@ -57,7 +57,7 @@ def halved(model): # The same with weights of 16 bits; still computed in 32
     "A copy of a model with its weights rounded to half precision."
     return deepcopy(model).half().float()
 
-# %% ../../nbs/use/24_release.ipynb #f0209980
+# %% ../../nbs/use/24_release.ipynb #beaea097
 LARGEST = 12_000_000 # Bytes of a model in the package
 MOST_MOVED = .05 # Points that half precision may move a score of the test
 
@@ -88,16 +88,18 @@ def trained_model(planned, results, path: Path): # The file in the package
         if file.is_file() and (model := load_model(file)).facts.get('run_id') == planned.run_id: return model
     raise InputError(f"The checkpoint of {planned} is not here ({source}). Copy it there, or train it again.")
 
-def release_model(plan, name: str, # The plan's file, with one run that is done; of the file in the package
+def release_model(plan, variant: str, # The plan's file; its row, with one run that is done
+                  name: str, # Of the file in the package
                   results='', # Folder of its records; '' for reports/NAME of NAME.csv
                   data_dir='', # Of the datasets, see `run_manifest`
                   earlier='', # Folders of records whose photographs were looked at before, joined by ';'
                   folder=DEFAULT_CHECKPOINT.parent # Where the model goes
                  ) -> Path: # The file
     "Make a finished run the package's model, with its card."
-    planned = read_plan(plan)
-    if len(planned) != 1: raise InputError(f"{plan} has {len(planned)} runs; a release is a plan with one.")
-    (planned,), results = planned, results or project_root()/'reports'/Path(plan).stem
+    found = [planned for planned in read_plan(plan) if planned.variant == variant]
+    if len(found) != 1:
+        raise InputError(f"{plan} has {len(found)} runs of the variant '{variant}', and a release is a variant with one.")
+    (planned,), results = found, results or project_root()/'reports'/Path(plan).stem
     path = Path(folder)/f'{name}.safetensors'
     model, own = trained_model(planned, results, path), run_manifests(planned.run, data_dir)[0]
     check_halved(model, [own.path(image) for image in own.subset('test').table.image[:20]])
