@@ -34,8 +34,8 @@ from .records import as_text, is_done, run_rows
 from .results import record_of
 from .run import Run, in_parts, named_values, run_manifest
 from .working import Record, run_folder, run_lock
-from ..training import (Ranks, evaluate, figure_text, has_unit, learned_table, log_line, make_trainer, map_scores,
-                                  matched_table, open_log, ranks_notes, scale_table)
+from ..training import (Ranks, evaluate, figure_text, has_unit, learned_table, log_line, make_trainer,
+                                  map_scores, matched_table, open_log, ranks_notes, scale_table)
 
 # %% ../../nbs/runs/07_one_run.ipynb #6e2bedad
 def other_dataset(name, part, # Plain name; 'train', 'test' or '' for all of it

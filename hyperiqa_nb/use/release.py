@@ -98,7 +98,7 @@ def release_model(plan, variant: str, # The plan's file; its row, with one run t
     "Make a finished run the package's model, with its card."
     found = [planned for planned in read_plan(plan) if planned.variant == variant]
     if len(found) != 1:
-        raise InputError(f"{plan} has {len(found)} runs of the variant '{variant}', and a release is a variant with one.")
+        raise InputError(f"{plan} has {len(found)} runs of the variant '{variant}', and a release has one.")
     (planned,), results = found, results or project_root()/'reports'/Path(plan).stem
     path = Path(folder)/f'{name}.safetensors'
     model, own = trained_model(planned, results, path), run_manifests(planned.run, data_dir)[0]
