@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'LONGEST', 'LEADING', 'KINDS', 'TABLES', 'FIGURES', 'refusing', 'is_plain', 'check_config', 'few_layers',
-           'sketch', 'check_fit', 'check_numbers', 'check_scale', 'check_protocol', 'cleaned', 'is_number',
+           'sketch', 'check_fit', 'is_number', 'check_numbers', 'check_scale', 'check_protocol', 'cleaned',
            'fits_column', 'check_table', 'check_record']
 
 # %% ../../nbs/models/12_strangers.ipynb #8cfd301c
@@ -89,11 +89,13 @@ def check_fit(config: dict, tensors: dict): # Name -> tensor
                      f"{printable(name, 80)} is {found.get(name, 'absent')} in the file and "
                      f"{wanted.get(name, 'absent')} in the model")
 
-# %% ../../nbs/models/12_strangers.ipynb #d12a129d
+# %% ../../nbs/models/12_strangers.ipynb #2c5921be
+def is_number(value) -> bool: return isinstance(value, (int, float)) and not isinstance(value, bool)
+
 def check_numbers(what, values, count, low, high):
     "An `InputError` unless these are so many numbers from `low` to `high`."
     fits = isinstance(values, (list, tuple)) and len(values) == count and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high for v in values)
+        is_number(v) and low <= v <= high for v in values)
     if fits: return
     wanted = 'a number' if count == 1 else f'{count} numbers'
     shown = values[0] if count == 1 else values
@@ -129,7 +131,7 @@ def cleaned(value, depth=0):
         raise InputError(f"its facts hold the number {printable(value, 40)}; none may be NaN, infinite or above 1e15")
     return value
 
-# %% ../../nbs/models/12_strangers.ipynb #5b8e0a97
+# %% ../../nbs/models/12_strangers.ipynb #0d83a7ae
 KINDS = {'protocol': dict, 'test_metrics': dict, 'evaluation': dict, 'dataset': str, 'source': str,
          'selected_on': str} # Of facts
 TABLES = { # Of facts and of their `evaluation` -> the columns that a card shows; * for numbers, [] for lists of them
@@ -137,8 +139,6 @@ TABLES = { # Of facts and of their `evaluation` -> the columns that a card shows
     'rows': 'dataset group photographs*', 'reliability': 'dataset photographs* score* mos* low* high*',
     'failures': 'dataset image score* error*', 'elsewhere': 'calibrated tested photographs* coverage* binomial[]'}
 FIGURES = 'srcc[] plcc[] rmse[] binomial[] expected[]' # Of `rows`, each where it is there
-
-def is_number(value) -> bool: return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 def fits_column(value, column) -> bool: # A name of `TABLES`
     if column.endswith('[]'): return isinstance(value, list) and len(value) > 1 and all(map(is_number, value))
