@@ -32,7 +32,7 @@ from hyperiqa_nb.core import write_atomically
 FOUND = PROJECT/'reports'/'checks'/'hard.csv'
 COLUMNS = ['check', 'found', 'date', 'torch', 'minutes'] # The last of the clock, whatever else the machine did
 CHECKS = {'images': (images, 1000, 40), 'lists': (lists, 300, 40), 'checkpoints': (checkpoints, 600, 12),
-          'kills': (kills, 50, 3), 'plans': (plans, 20, 1), 'disk': (disk, 8, 2),
+          'kills': (kills, 50, 2), 'plans': (plans, 20, 1), 'disk': (disk, 8, 2),
           'ranks': (ranks, 10, 0), 'bookkeeping': (bookkeeping, 10_000, 200),
           'machines': (machines, 10_000, 0), 'memory': (memory, 10_073, 0)} # Whole; quick, 0 for not at all
 USUAL = 12 # Minutes of a check whose time is not known

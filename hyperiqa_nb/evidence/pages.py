@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATA', 'FETCHED', 'STYLE', 'RANKS_NOTHING', 'Report', 'literals', 'read_report', 'list_reports', 'NothingToSay',
-           'nothing_to_say', 'variants_differ', 'offline', 'write_html', 'relink', 'plan_name', 'tidy_notebook',
+           'nothing_to_say', 'variants_differ', 'offline', 'write_html', 'relink', 'plan_name', 'tidy_notebook', 'ask',
            'write_report', 'opening', 'write_index']
 
 # %% ../../nbs/evidence/20_pages.ipynb #17afb033
@@ -120,7 +120,17 @@ def tidy_notebook(path, book, of=''): # An executed notebook; where it is to be;
         cell.id = f'cell-{number}'
     write_atomically(Path(book), nbformat.writes(tidy) + '\n')
 
-# %% ../../nbs/evidence/20_pages.ipynb #683f7542
+# %% ../../nbs/evidence/20_pages.ipynb #176a7d19
+def ask(name, # As `write_report`
+        parameters: dict):
+    "Ask a report's question, its cell of that tag, before a kernel starts: `NothingToSay`, or whatever the page shows."
+    cells, here = json.loads(experiment(name).read_text(encoding='utf-8'))['cells'], os.getcwd()
+    source = [''.join(cell['source']) for cell in cells if 'question' in cell['metadata'].get('tags', [])]
+    try: exec('\n'.join(source), read_report(experiment(name)).parameters | parameters)
+    except NothingToSay: raise
+    except Exception: return
+    finally: os.chdir(here)
+
 def write_report(name, # Of an experiment: 'speed', or one of `list_reports`
                  out, # Folder of the report
                  parameters: dict, page='', # Name of the page, '' for the experiment's
@@ -131,6 +141,7 @@ def write_report(name, # Of an experiment: 'speed', or one of `list_reports`
     page, book = (out/f'{page or name}{ending}' for ending in ('.html', '.ipynb'))
     executed = out/'runs'/book.name
     try:
+        ask(name, parameters)
         execute(experiment(name), executed, parameters, timeout=1800)
         tidy_notebook(executed, book, of)
         write_html(book, page)
