@@ -27,7 +27,7 @@ report: install  ## Train the demo's runs and write their reports, notebooks and
 test: install  ## Run every page and all checks, in copies of this folder
 	@$(BIN)/python .ci/test.py
 
-check-hard: install  ## What must hold whatever happens, at length: odd files, kills, full disks, memory (two hours or so, and 35 GB of disk)
+check-hard: install  ## What must hold whatever happens, at length: odd files, kills, full disks, memory (an hour or so, and 35 GB of disk)
 	@$(BIN)/python .ci/hard.py
 
 lab: install  ## Read and run the pages in JupyterLab

@@ -1,6 +1,6 @@
 """The long checks of what must hold whatever happens, behind `make check-hard`; each prints its counts.
 
-    .venv/bin/python .ci/hard.py              all of them: two hours or so, and 35 GB of disk for a while
+    .venv/bin/python .ci/hard.py              all of them: an hour or so, and 35 GB of disk for a while
     .venv/bin/python .ci/hard.py --quick      a small part of each, as CI does it
     .venv/bin/python .ci/hard.py images kills those that are named
 
