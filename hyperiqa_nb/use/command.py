@@ -40,7 +40,7 @@ def score_parser() -> argparse.ArgumentParser:
                     "are those at which a photograph was scored: one that is more than a quarter larger than those of "
                     "the training is reduced to their size, and one smaller than a crop is enlarged. Low to high, "
                     "where a model states it, is an interval that holds the mean opinion of 90 % of photographs like "
-                    "those that it was calibrated on, and of fewer elsewhere: its card says of how many.")
+                    "those that it was calibrated on, and of fewer elsewhere.")
     add = parser.add_argument
     add('photographs', nargs='+', metavar='PATH',
         help="photographs, folders of them with all below, patterns such as 'photos/*.jpg', or - for a list on "
