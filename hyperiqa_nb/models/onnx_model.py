@@ -147,7 +147,7 @@ def load_onnx(path, # A file that `hyperiqa_export` wrote
              ) -> OnnxModel:
     "An exported file, ready to score."
     if not Path(path).is_file(): raise InputError(f"There is no file '{path}'.")
-    try: session = onnx_session(path, 1)
+    try: session = onnx_session(file := Path(path).read_bytes(), 1) # By its path it could have other files read
     except Exception as problem:
         raise InputError(f"'{path}' is no ONNX file that ONNX Runtime can open ({first_line(problem)}). Fetch or "
                          "export it again.") from None
@@ -163,7 +163,7 @@ def load_onnx(path, # A file that `hyperiqa_export` wrote
         check_exported(record)
         if 'interval' in record['facts']: check_interval(record['facts']['interval'])
     record['facts'] = stated_scale(record['facts'], score_range, lower_better)
-    return OnnxModel(path, record)
+    return OnnxModel(file, record)
 
 def load_to_score(path: str | Path = DEFAULT_CHECKPOINT, # See `checkpoint_file`, or a file of `hyperiqa_export`, *.onnx
                   score_range=None, lower_better: bool = False # See `stated_scale`
