@@ -48,11 +48,19 @@ def room_in(folder: Path) -> int: # Bytes, at least 0
 # %% ../../nbs/core/05_cache.ipynb #55e8c934
 def clear_cache(root=None # See `cache_folder`
                ) -> int: # Bytes that are free again
-    "Delete everything that can be computed again."
+    "Delete what the library has kept, and nothing else; an `InputError` where a process is just adding to it."
+    from filelock import FileLock, Timeout
     folder = cache_folder(root)
     size = folder_size(folder)
-    for path in folder.iterdir(): shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return size
+    for data in [*folder.glob('*.pixels'), *folder.glob('*.features')]:
+        table = data.with_suffix('.npz') # What says where things lie in the data
+        try:
+            with FileLock(data.with_suffix('.lock'), timeout=0):
+                for path in (table, data, *folder.glob(f'.{table.name}.*.partial')): path.unlink(missing_ok=True)
+        except Timeout:
+            raise InputError(f"Another process is adding to {data}: wait for it, or stop it, and clear then.") from None
+    for form in folder.glob('onnx/*.onnx'): form.unlink(missing_ok=True)
+    return size - folder_size(folder)
 
 # %% ../../nbs/core/05_cache.ipynb #1d41ecf0
 def group_limit(root='/sys/fs/cgroup') -> float: # Bytes, infinite without a limit

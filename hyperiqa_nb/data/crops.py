@@ -80,9 +80,9 @@ def parse_sides(sides # Pixels: 224, or several joined by '+', such as '224+224+
     "The sides of the training crops; what stands there twice is taken twice as often."
     try: parsed = [int(side) for side in str(sides).split('+')]
     except ValueError: parsed = [0]
-    if min(parsed) < 1:
-        raise InputError(f"The sides of training crops, '{sides}', must be pixels joined by '+', such as 224+224+448.")
-    return parsed
+    if all(1 <= side <= 4096 for side in parsed): return parsed
+    raise InputError(f"The sides of training crops, '{sides}', must be pixels from 1 to 4096, joined by '+', such as "
+                     "224+224+448.")
 
 def resized(crop, # (cut, cut, 3) uint8
             side, # Pixels

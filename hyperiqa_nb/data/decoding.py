@@ -156,6 +156,7 @@ def parse_size(size # 'HEIGHTxWIDTH' in pixels, such as '384x512'
     except ValueError: height = width = 0
     if min(height, width) < 1:
         raise InputError(f"The size '{size}' must read HEIGHTxWIDTH in pixels, such as 384x512.")
+    if height * width > MOST_PIXELS: raise InputError(f"The size '{size}' {TOO_LARGE.partition('.')[0]}.")
     return height, width
 
 def fit(pixels, # (H, W, 3) uint8

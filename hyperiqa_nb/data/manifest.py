@@ -67,7 +67,8 @@ def check_scores(source, table: pd.DataFrame, low, high # The owner's range of s
     if not low < high:
         raise InputError(f"{source}: a score range of {low:g} to {high:g} is empty. "
                          "State the lowest score as score_min and the highest as score_max.")
-    numbers = pd.to_numeric(table.mos, errors='coerce').astype(float)
+    stated = table.mos.astype(str) if table.mos.dtype == bool else table.mos # True is no number
+    numbers = pd.to_numeric(stated, errors='coerce').astype(float)
     refuse = partial(refuse_first, source, table)
     refuse(table.image.isna(), "row {number} names no image")
     refuse(table.image.map(printable) != table.image, "row {number} names an image with a control character, {image}")
@@ -183,6 +184,9 @@ def read_table(path, columns: dict, # Owner's column -> ours
     except Exception as error:
         raise InputError(f"{path} cannot be read as a table: {str(error).strip() or type(error).__name__}."
                          f"{table_hint(path)}") from None
+    if not pd.api.types.is_integer_dtype(table.index): # To pandas the first cells are names of rows
+        how = table_hint(path) or " Put a value with a comma between double quotes, and write decimals with a point."
+        raise InputError(f"{path} has rows with more cells than there are columns.{how}")
     absent = [c for c in columns if c not in table]
     if absent:
         raise InputError(f"{path} has no column '{absent[0]}'; its columns are {', '.join(map(str, table.columns))}."

@@ -66,6 +66,7 @@ class PixelFile:
 
     def read(self):
         "Look which photographs are there."
+        self.places = {}
         if not self.list.is_file(): return
         with np.load(self.list) as kept:
             rows = zip(kept['keys'].tolist(), kept['rows'].tolist())

@@ -39,9 +39,9 @@ def check_interval(interval # The fact: {'level': .9, 'groups': [[up to this sco
 
 def score_interval(facts: dict, # Of a checkpoint
                    score: float # 0-100
-                  ) -> tuple: # (low, high) in points within 0-100; None where the checkpoint states no interval
+                  ) -> tuple: # (low, high) in points within 0-100; None where the checkpoint states none for it
     "Between which points the mean opinion of a photograph with this score lies, at the level that the facts state."
-    if 'interval' not in facts: return None
+    if 'interval' not in facts or not 0 <= score <= 100: return None
     half = next(half for up_to, half in facts['interval']['groups'] if score <= up_to)
     return max(0., score - half), min(100., score + half)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONNX_OPSET', 'RECORD', 'ONNX_TOLERANCE', 'MOST_FORMS', 'parse_export_size', 'onnx_record', 'onnx_bytes',
-           'onnx_session', 'first_line', 'OnnxModel', 'patchwork', 'onnx_error', 'load_onnx', 'load_to_score',
-           'source_files', 'onnx_key', 'keep_onnx', 'kept_onnx', 'quick_form']
+           'onnx_session', 'first_line', 'OnnxModel', 'patchwork', 'onnx_error', 'check_exported', 'load_onnx',
+           'load_to_score', 'source_files', 'onnx_key', 'keep_onnx', 'kept_onnx', 'quick_form']
 
 # %% ../../nbs/models/14_onnx_model.ipynb #5a9867e7
 import hashlib
@@ -100,9 +100,11 @@ class OnnxModel:
         if fixed and fixed != found:
             raise InputError(f"The exported file takes {fixed[1]} x {fixed[0]} pixels alone, and this has {found[1]} x "
                              f"{found[0]}. Take the checkpoint, or a file exported for any size.")
-        try: return self.session.run(['raw_scores'], {'photographs': photographs})[0].astype(np.float64)
+        try: raw = np.asarray(self.session.run(['raw_scores'], {'photographs': photographs})[0], np.float64)
         except Exception as problem: # ONNX Runtime has classes of its own
             raise RuntimeError(f"ONNX Runtime: {first_line(problem)}") from None
+        if raw.shape == photographs.shape[:1]: return raw
+        raise RuntimeError(f"The exported file gives scores of shape {raw.shape} for {len(photographs)} views.")
 
 # %% ../../nbs/models/14_onnx_model.ipynb #fb99d4b9
 ONNX_TOLERANCE = 1e-4 # Of the raw score's unit, the standard deviation of the scores that a model was trained on
@@ -133,6 +135,13 @@ def onnx_error(file, model, # A path or the bytes of a file, and what it was mad
     return float(largest) * scale
 
 # %% ../../nbs/models/14_onnx_model.ipynb #f797918c
+def check_exported(record: dict): # Of `check_record`
+    "An `InputError` where the record of a file lacks what that of a checkpoint need not have."
+    about = record.get('checkpoint')
+    told = isinstance(about, dict) and all(isinstance(about.get(name), str) for name in ('name', 'version'))
+    if not told or not {'mean', 'std'} <= record.keys():
+        raise InputError("its record lacks mean, std, or name and version of the checkpoint that it was made from")
+
 def load_onnx(path, # A file that `hyperiqa_export` wrote
               score_range=None, lower_better=False # See `stated_scale`
              ) -> OnnxModel:
@@ -142,13 +151,16 @@ def load_onnx(path, # A file that `hyperiqa_export` wrote
     except Exception as problem:
         raise InputError(f"'{path}' is no ONNX file that ONNX Runtime can open ({first_line(problem)}). Fetch or "
                          "export it again.") from None
-    said = session.get_modelmeta().custom_metadata_map
-    if RECORD not in said or 'raw_scores' not in [output.name for output in session.get_outputs()]:
+    said, inputs = session.get_modelmeta().custom_metadata_map, [given.name for given in session.get_inputs()]
+    ours = RECORD in said and inputs == ['photographs'] and 'raw_scores' in [o.name for o in session.get_outputs()]
+    if not ours:
         raise InputError(f"'{path}' was not written by this version of hyperiqa_export, so how its scores are meant is "
                          "not known. Export the checkpoint again.")
+    try: record = json.loads(said[RECORD])
+    except (ValueError, RecursionError): record = None
+    record = check_record(record, path)
     with refusing(path):
-        try: record = check_record(json.loads(said[RECORD]), path)
-        except ValueError: raise InputError("its record is damaged") from None
+        check_exported(record)
         if 'interval' in record['facts']: check_interval(record['facts']['interval'])
     record['facts'] = stated_scale(record['facts'], score_range, lower_better)
     return OnnxModel(path, record)

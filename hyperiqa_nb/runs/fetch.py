@@ -69,7 +69,8 @@ def receive_all(url, path: Path, # Where the file is to go by hand, for the mess
     while not done:
         before = size_of(part)
         try: done = receive(url, part, progress)
-        except (OSError, HTTPException) as error:
+        except InputError: raise
+        except (OSError, HTTPException, ValueError) as error: # The last one of headers that make no sense
             disk = unwritable(part, error) if isinstance(error, OSError) else error
             if isinstance(disk, InputError): raise disk from None
             status = error.code if isinstance(error, HTTPError) else None

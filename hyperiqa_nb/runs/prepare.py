@@ -97,3 +97,6 @@ def prepare_command(argv=None):
     except InputError as error:
         print(f"hyperiqa_prepare: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nhyperiqa_prepare: stopped; the same command goes on with a download that was cut.", file=sys.stderr)
+        sys.exit(130)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import unwritable, write_atomically
+from ..core import InputError, unwritable, write_atomically
 from .numerics import NUMERICS, environment
-from .plan import PlannedRun
+from .plan import PHOTO_KEYS, PlannedRun
 
 # %% ../../nbs/runs/03_records.ipynb #a1100840
 SPLIT = ['dataset', 'split_id', 'seed']
-KEYS = {'predictions': [*SPLIT, 'part', 'image'], 'curves': ['run_id', 'epoch'], # In the order of writing
+KEYS = {'predictions': PHOTO_KEYS, 'curves': ['run_id', 'epoch'], # In the order of writing
         'metrics': ['run_id', 'split', 'test_crops', 'metric', 'value'], 'runs': ['run_id', 'variant']}
 
 def stored_table(results, # A folder of records
@@ -34,7 +34,11 @@ def stored_table(results, # A folder of records
     "One table of a folder as its file has it."
     path = Path(results)/f'{name}.csv'
     if not path.is_file(): return pd.DataFrame(columns=KEYS[name], dtype=str)
-    return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=columns)
+    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=columns)
+    except ValueError: table = pd.DataFrame() # Of pandas, where the file is no table or has not these columns
+    if set(columns or KEYS[name]) <= set(table): return table
+    raise InputError(f"{path} is no table of records with {', '.join(columns or KEYS[name])}: put it back as "
+                     "hyperiqa_run wrote it, or take it away and do its runs again.")
 
 def write_table(results, name, table):
     "Write a table whole or not at all."

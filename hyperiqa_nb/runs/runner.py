@@ -213,7 +213,7 @@ def run_parser() -> argparse.ArgumentParser:
     flag = parser.add_mutually_exclusive_group().add_argument
     flag('--in_process', action='store_true',
          help="without notebooks, in this process: for many small runs, each of which starts at once")
-    flag('--workers', type=int, metavar='N', default=0,
+    flag('--workers', type=int, metavar='N',
          help="without notebooks, in N processes that share the processor's threads")
     flag('--scheduler', metavar='ADDRESS', default='',
          help="without notebooks, by the workers of a Dask scheduler, on this machine or on others, such as "
@@ -222,7 +222,8 @@ def run_parser() -> argparse.ArgumentParser:
 
 def executor_of(args): # Of the command line
     "Who does the runs; None for notebooks."
-    if args.workers < 0: raise InputError(f"--workers is {args.workers}; it must be at least 1.")
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers is {args.workers}; it must be at least 1.")
     if args.scheduler:
         from hyperiqa_nb.runs.scheduler import cluster_runs
         return cluster_runs(args.scheduler)

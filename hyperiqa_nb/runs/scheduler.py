@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from time import monotonic
 
-from ..core import PACKAGE, InputError, find_project, write_atomically, written_whole
+from ..core import PACKAGE, InputError, find_project, write_atomically, writing_to, written_whole
 from .cluster import Cluster, ask, close_cluster, cluster_line, connect
 from .plan import PlannedRun
 
@@ -226,8 +226,9 @@ class ClusterRuns(ThreadPoolExecutor):
             try: answer = ask(self.cluster, self.work, job, needs, key_of(job))
             finally:
                 for known in (self.histories, self.begun): known.pop(run_id, None)
-            if 'record' in answer: take_home(answer, run_id, results)
-            else: raise_problem(answer, run_id, results)
+            with writing_to(results):
+                if 'record' in answer: take_home(answer, run_id, results)
+                else: raise_problem(answer, run_id, results)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         if cancel_futures: close_cluster(self.cluster)

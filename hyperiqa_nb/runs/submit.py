@@ -42,10 +42,10 @@ def do_run(way, planned: PlannedRun, results, data_dir='', # `run_notebook` or `
     "Do a run, unless it is done; `Busy` where another process is at it, or at one that it tests or starts from."
     from hyperiqa_nb.runs.records import done_with
     from hyperiqa_nb.runs.working import Busy, is_busy
-    done = done_with(results, planned.run_id)
-    if done == str(NUMERICS) or done is not None and not rerun: return
     for needed in filter(None, (planned.run.initial_run, planned.run.training.run_id, planned.run_id)):
         if is_busy(results, needed): raise Busy(f"Another process is at run {needed}.")
+    done = done_with(results, planned.run_id) # Asked last, since who was at it may have ended just now
+    if done == str(NUMERICS) or done is not None and not rerun: return
     way(planned, results, data_dir)
 
 # %% ../../nbs/runs/11_submit.ipynb #487f15ed

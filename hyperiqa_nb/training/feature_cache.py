@@ -54,6 +54,7 @@ class FeatureFile:
 
     def read(self):
         "Look which views are there."
+        self.places = {}
         if not self.path.exists(): return
         with np.load(self.path) as kept: self.places = {view: n for n, view in enumerate(kept['views'].tolist())}
         if self.data.is_file() and self.data.stat().st_size >= len(self.places) * self.dtype.itemsize: return

@@ -119,7 +119,7 @@ class DataParameters(Parameters):
 
     def check(self):
         super().check()
-        self.check_range('split_id', self.split_id >= 0, 'at least 0')
+        self.check_range('split_id', 0 <= self.split_id < 2**32, 'from 0 to 4294967295')
         self.check_range('val_share', 0 < self.val_share < 1, 'above 0 and below 1')
         _, number, share = self.other_scheme
         self.check_range('other_split', number >= 0 and 0 < share < 1, 'SCHEME:ID:VAL_SHARE, as for the run itself')
@@ -228,7 +228,8 @@ class TrainingParameters(Parameters):
         self.check_range('crop_size', 1 <= self.crop_size <= 4096, 'from 1 to 4096 pixels')
         for name in ('lr', 'lr_ratio', 'lr_period', 'head_lr'):
             self.check_range(name, getattr(self, name) > 0, 'above 0')
-        for name in ('seed', 'weight_decay', 'max_grad_norm', 'ranking_loss_alpha', 'head_epochs', 'lr_ratio_epochs'):
+        self.check_range('seed', 0 <= self.seed < 2**32, 'from 0 to 4294967295')
+        for name in ('weight_decay', 'max_grad_norm', 'ranking_loss_alpha', 'head_epochs', 'lr_ratio_epochs'):
             self.check_range(name, getattr(self, name) >= 0, 'at least 0')
         self.check_range('ema', 0 <= self.ema < 1, 'in [0, 1)')
         self.check_range('scale_jitter', 0 <= self.scale_jitter < 1, 'in [0, 1)')

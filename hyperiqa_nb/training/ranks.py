@@ -70,7 +70,11 @@ def join():
     if not cpu and here > gpus:
         raise InputError(f"{here} processes were started on a machine with {gpus} GPUs, and each needs one of its own: "
                          f"start {gpus}, or set CUDA_VISIBLE_DEVICES= to compute on the processor.")
-    return PartialState(cpu=cpu, timeout=timedelta(days=1)) # The others wait while one decodes a large dataset
+    try: state = PartialState(cpu=cpu, timeout=timedelta(days=1)) # The others wait while one decodes a large dataset
+    except ValueError: state = None # Of Accelerate, where a launcher's variables are not whole
+    if state and state.num_processes == process_count(): return state
+    raise InputError(f"The environment speaks of {process_count()} processes ({' or '.join(SIZES)}), but no launcher "
+                     "has started this one: unset it, or start with torchrun --nproc_per_node N.")
 
 # %% ../../nbs/training/18_ranks.ipynb #af1d26ea
 class Ranks:

@@ -55,7 +55,7 @@ class EvaluatedModel:
                  train: ImageSet, val: ImageSet,
                  recipe=Recipe(),
                  others=None): # More sets to evaluate after every epoch: {name: ImageSet}
-        parse_crops(recipe.watched_crops)
+        for crops in (recipe.watched_crops, recipe.test_crops): parse_crops(crops)
         self.recipe, self.watched = recipe, watched_sets(val, others, recipe)
         if recipe.deterministic: make_deterministic()
         self.ranks = TrainingRanks()

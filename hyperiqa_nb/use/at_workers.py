@@ -14,6 +14,7 @@ from threading import Lock
 from uuid import uuid4
 
 from ..runs import Cluster, ask, close_cluster, cluster_line, connect
+from ..training import run_alone
 from .bulk import in_chunks, in_order
 from .photographs import refusal
 
@@ -112,7 +113,8 @@ class ClusterScorer:
         job = {'model': self.model, 'options': self.options, 'photographs': photographs}
         while True:
             try: answer = ask(self.cluster, self.work, job, key=f'score-{uuid4().hex}')
-            except RuntimeError as error: return [f'{path}: {error}' for path, *_ in photographs]
+            except (MemoryError, OSError, RuntimeError) as error: # A worker that has no room, or was lost
+                return [f'{path}: {error}' for path, *_ in photographs]
             if 'found' in answer: return answer['found']
             if answer['lacks'] == 'photographs': return None
             self.give(answer['worker'], answer['process'])
@@ -138,6 +140,7 @@ def cluster_scorer(args, # Of `score_parser`
                    say) -> ClusterScorer: # Called with a line
     "The scorer behind --scheduler."
     from hyperiqa_nb.models import DEFAULT_CHECKPOINT, checkpoint_file
+    run_alone('hyperiqa_score --scheduler')
     client = connect(args.scheduler)
     say(cluster_line(client))
     path = checkpoint_file(args.model) if args.model else DEFAULT_CHECKPOINT

@@ -16,11 +16,10 @@ from itertools import islice
 from time import perf_counter
 
 import pandas as pd
-import psutil
 import torch
 from tqdm.auto import tqdm
 
-from ..core import InputError, printable
+from ..core import InputError, free_memory, printable
 from ..data import parse_crops
 from ..models import OnnxModel, quick_form, score_interval
 from ..training import precision_on
@@ -33,7 +32,7 @@ PASS_MEMORY = 600_000_000 # Bytes that a worker needs, generously: one pass of `
 
 def count_workers(device: torch.device) -> int:
     "How many photographs to score at a time: one a core that torch may use, as far as there is memory."
-    room = psutil.virtual_memory().available // PASS_MEMORY
+    room = free_memory() // PASS_MEMORY
     most = MOST_WORKERS if device.type == 'cpu' else MOST_ON_GPU
     return max(1, min(torch.get_num_threads(), most, room))
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'NUMBERS', 'LOG_SECONDS', 'rounded', 'csv_line', 'json_line', 'shown_name', 'table_line',
-           'table_head', 'check_target', 'RowFile', 'written', 'csv_rows', 'json_rows', 'kept_rows', 'go_on',
-           'to_nowhere', 'Printer', 'Selection', 'shown_time', 'Progress']
+           'table_head', 'only_writer', 'check_target', 'RowFile', 'written', 'csv_rows', 'json_rows', 'kept_rows',
+           'go_on', 'to_nowhere', 'Printer', 'Selection', 'shown_time', 'Progress']
 
 # %% ../../nbs/use/04_rows.ipynb #fc924de8
 import csv
@@ -62,6 +62,17 @@ def table_head(like: dict # The first row
 # %% ../../nbs/use/04_rows.ipynb #f80f24a6
 ENDINGS = ['.csv', '.json', '.jsonl']
 
+def only_writer(file): # Open; the same
+    "Lock a file as long as it is open; an `InputError` where another process has."
+    try:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"--out {file.name} is being written by another process: wait for it, or name another "
+                         "file.") from None
+    except (ImportError, OSError): pass # A system without such locks
+    return file
+
 def check_target(path):
     "An `InputError` where no table can be written: to be called before the work."
     path = Path(path)
@@ -69,7 +80,8 @@ def check_target(path):
     check_folder(path)
     if path.is_dir(): raise InputError(f"--out {path} is a folder. Name a file in it.")
     there = path.exists()
-    try: open(path, 'ab').close()
+    try:
+        with open(path, 'ab') as file: only_writer(file)
     except OSError as error: raise InputError(f"--out {path} cannot be written ({error.strerror}).") from None
     if not there: path.unlink()
 
@@ -110,7 +122,7 @@ class RowFile:
         if self.path.suffix == '.csv': text = csv_line(self.columns) + text
         content = text.encode('utf-8', 'backslashreplace')
         with written_whole(self.path.resolve()) as partial: partial.write_bytes(content)
-        self.file = open(self.path, 'r+b', buffering=0)
+        self.file = only_writer(open(self.path, 'r+b', buffering=0))
         self.size = self.file.seek(0, os.SEEK_END)
 
     def close(self):
@@ -166,7 +178,7 @@ def go_on(out: RowFile): # Yields the rows
         out.count += 1
         yield row
     if not out.count: return
-    out.file = open(out.path, 'r+b', buffering=0)
+    out.file = only_writer(open(out.path, 'r+b', buffering=0))
     out.file.truncate(end)
     out.file.seek(end)
     if out.path.suffix != '.csv': out.file.write(b'\n]\n' if out.path.suffix == '.json' else b'\n')
