@@ -6,15 +6,16 @@
 __all__ = ['read_predictions', 'align', 'one_training_each', 'compare_predictions', 'recorded', 'compare_parser', 'compare_files',
            'compare_command']
 
-# %% ../../nbs/evidence/15_predictions.ipynb #a7ba9c73
+# %% ../../nbs/evidence/15_predictions.ipynb #0ba07564
 import argparse
+import csv
 import sys
 from pathlib import Path
 
 from ..core import InputError, check_folder, entries, write_atomically
 from ..training import run_alone
 
-# %% ../../nbs/evidence/15_predictions.ipynb #2a0ac3a6
+# %% ../../nbs/evidence/15_predictions.ipynb #6401ebd1
 def read_predictions(path, split=None # Rows of this split only, where the file has a column 'split'
                     ): # Series: image -> prediction
     "A file of predictions."
@@ -22,7 +23,7 @@ def read_predictions(path, split=None # Rows of this split only, where the file 
     path = Path(path)
     if not path.is_file(): raise InputError(f"There is no file of predictions {path}.")
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine='python')
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV table in UTF-8: {str(error).strip()}. Save it as CSV, UTF-8.") from None
     value = 'prediction' if 'prediction' in table else 'score' # As hyperiqa_score writes it
     for column in ('image', value):
@@ -56,7 +57,7 @@ def align(predictions, images, path): # Series; names of the test images; for me
                          f"such as '{absent[0]}'.")
     return known.reindex(wanted).to_numpy()
 
-# %% ../../nbs/evidence/15_predictions.ipynb #e2f33ce1
+# %% ../../nbs/evidence/15_predictions.ipynb #d807361e
 def one_training_each(predictions: dict, mos, # Name -> (N,); (N,)
                       groups=None): # (N,) contents; gives a table as `test_scores`
     "Predictions of the same photographs as scores of as many variants."
@@ -77,12 +78,13 @@ def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first
     from hyperiqa_nb.evidence.variance import contributions, difference, figure
     from hyperiqa_nb.training import is_constant
     mos, names = np.asarray(mos, float), list(predictions)
+    contents = len(mos) if groups is None else len(set(groups))
+    if contents < LEAST_CONTENTS:
+        raise InputError(f"The {len(mos)} photographs show {contents} contents, and an interval needs "
+                         f"at least {LEAST_CONTENTS}: predict more of them, or the test part of another dataset.")
     if constant := [name for name in names if is_constant(np.asarray(predictions[name], float))]:
         raise InputError(f"All predictions of {constant[0]} are the same: a correlation has no value and no interval.")
     table = contributions(one_training_each(predictions, mos, groups), metric)
-    if table.unit.nunique() < LEAST_CONTENTS:
-        raise InputError(f"The {len(mos)} photographs show {table.unit.nunique()} contents, and an interval needs "
-                         f"at least {LEAST_CONTENTS}: predict more of them, or the test part of another dataset.")
     sign, own = -1 if metric == 'rmse' else 1, pd.DataFrame({name: figure(table, name) for name in names}).T
     ends = own[['low', 'high'] if sign > 0 else ['high', 'low']].set_axis(['low', 'high'], axis=1) * sign
     shown = pd.concat([(own['mean'] * sign).rename('value'), ends], axis=1).astype(float)

@@ -186,12 +186,14 @@ def untrained(run: Run) -> Run:
     options = ';'.join(o for o in run.model_options.split(';') if not o.startswith('scnn='))
     return replace(run, pretrained=False, backbone_weights='', init='', model_options=options)
 
-# %% ../../nbs/runs/07_one_run.ipynb #b3a3fb52
+# %% ../../nbs/runs/07_one_run.ipynb #e516ad8f
 def run_trainer(run: Run, model, images: dict):
     "The trainer of a run."
     watched = ['test'] if run.select_on == 'test' or run.watch_test else []
     if run.cross_epochs: watched += run.cross_datasets
-    return make_trainer(model, images['train'], images['val'], run, {name: images[name] for name in watched})
+    trainer = make_trainer(model, images['train'], images['val'], run, {name: images[name] for name in watched})
+    if run.match_moments: trainer.match_moments()
+    return trainer
 
 def run_scores(run: Run, trainer, images: dict, progress=True) -> tuple: # Of tables
     "(predictions: part, image, test_crops, prediction; metrics: split, test_crops, metric, value) at the kept epoch."

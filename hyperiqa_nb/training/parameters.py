@@ -130,7 +130,7 @@ class DataParameters(Parameters):
             if name in [self.dataset, *self.extra_datasets]: continue
             raise InputError(f"calibration: '{name}' is not trained on: name the run's dataset or one in extra.")
 
-# %% ../../nbs/training/05_parameters.ipynb #1eeb2a77
+# %% ../../nbs/training/05_parameters.ipynb #a0cf4501
 @dataclass(frozen=True)
 class ModelParameters(Parameters):
     "What learns."
@@ -144,9 +144,11 @@ class ModelParameters(Parameters):
     drop_path_rate: float = parameter(0., "stochastic depth rate: highest probability to skip a residual branch")
     init: str = parameter('', "a checkpoint whose weights training starts from, 'package' for that of the package; "
                               "'' for none")
+    match_moments: bool = parameter(False, "with init: scores begin with the mean and deviation of the training MOS")
 
     def check(self):
         super().check()
+        if not self.init: self.check_unchanged('no init', 'match_moments')
         self.check_range('frozen_maps', 0 <= self.frozen_maps <= 4, 'from 0 to 4')
         self.check_range('drop_path_rate', 0 <= self.drop_path_rate < 1, 'in [0, 1)')
 

@@ -97,7 +97,7 @@ class EvaluatedModel:
             row |= {f'{name}_{metric}': float(value) for metric, value in figures.items()}
         return row
 
-# %% ../../nbs/training/07_trainer.ipynb #7e5d70d6
+# %% ../../nbs/training/07_trainer.ipynb #b69bac94
 class EpochLoop(EvaluatedModel):
     "Epochs, of which the best is kept; what an epoch does is `train_epoch`."
     def __init__(self, model, train: ImageSet, val: ImageSet, recipe=Recipe(), others=None):
@@ -130,6 +130,15 @@ class EpochLoop(EvaluatedModel):
             self.best, self.best_epoch = float(score), row['epoch']
             kept = self.average.module if self.average else self.net
             self.best_weights = {k: v.detach().clone() for k, v in kept.state_dict().items()}
+
+    def match_moments(self, most=256): # Photographs that are scored for it
+        "Let the scores begin with the mean and the deviation of the training MOS, by shift and scale."
+        own = self.train_images.part(slice(next(iter(self.train_images.sizes.values()), None)))
+        scores = self.predict(own.part(slice(None, None, -(-len(own) // most))), 'center')
+        ratio = float(own.mos.std() / scores.std()) if scores.std() > 0 else np.inf
+        if not np.isfinite(ratio): raise InputError("The scores that training begins with are all alike or no numbers: "
+                                                    "leave out match_moments, or name another init.")
+        self.shift, self.scale = float(own.mos.mean() - ratio * (scores.mean() - self.shift)), self.scale * ratio
 
     def one_epoch(self, bar, progress):
         "Train, evaluate and keep what came of it."

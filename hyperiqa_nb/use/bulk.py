@@ -6,7 +6,7 @@
 __all__ = ['MOST_WORKERS', 'MOST_ON_GPU', 'PASS_MEMORY', 'COLUMNS', 'SHARE', 'count_workers', 'one_thread_each', 'in_order',
            'BulkScorer', 'score_photographs', 'in_chunks', 'score_block', 'each_of']
 
-# %% ../../nbs/use/03_bulk.ipynb #c4fd9fd4
+# %% ../../nbs/use/03_bulk.ipynb #6903fb76
 import os
 import queue
 import threading
@@ -23,7 +23,7 @@ from ..core import InputError, free_memory, printable
 from ..data import parse_crops
 from ..models import OnnxModel, quick_form, score_interval
 from ..training import precision_on
-from .photographs import refusal, register_readers
+from .photographs import refusal
 from .scoring import read_photograph, score_pixels, scoring_protocol
 
 # %% ../../nbs/use/03_bulk.ipynb #e492bb77
@@ -70,7 +70,7 @@ def in_order(work, # A function of one item; called in threads
         while not results.empty(): results.get() # Lets the feeder go on, to see that it is to stop
         pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/use/03_bulk.ipynb #b097d921
+# %% ../../nbs/use/03_bulk.ipynb #7c7cc4a7
 COLUMNS = ['image', 'score', 'low', 'high', 'spread', 'width', 'height', 'seconds']
 
 class BulkScorer:
@@ -82,7 +82,6 @@ class BulkScorer:
                 ):
         self.protocol = scoring_protocol(model, test_crops, full_size)
         parse_crops(self.protocol['test_crops'])
-        register_readers()
         exported, self.facts = isinstance(model, OnnxModel), model.facts
         if exported and precision not in ('auto', 'fp32'):
             raise InputError(f"An exported file computes in fp32, not in {precision}: take the checkpoint.")

@@ -92,12 +92,14 @@ def add_scoring(parser):
         help="score on the workers of a Dask scheduler, on this machine or on others, such as tcp://ada:8786 (needs "
              "pip install 'dask[distributed]')")
 
-# %% ../../nbs/use/05_command.ipynb #54494352
+# %% ../../nbs/use/05_command.ipynb #11102187
 def check_arguments(args # From `score_parser`
                    ):
     "An `InputError` for what can be seen without loading anything."
     if args.out: check_target(args.out)
     elif args.resume: raise InputError("--resume goes on with the file of --out: name it.")
+    if args.map and os.path.realpath(args.map) in map(os.path.realpath, args.photographs):
+        raise InputError(f"--map {args.map} has photographs to score: name a folder of its own, which may lie in it.")
     if args.top is not None and args.top < 1: raise InputError(f"--top {args.top} must be at least 1.")
     if args.below is not None and not math.isfinite(args.below): raise InputError(f"--below {args.below} is no score.")
 
@@ -175,7 +177,7 @@ def score_all(found, # Rows and messages, of `BulkScorer.each`
             tally.stopped = 141
             return
 
-# %% ../../nbs/use/05_command.ipynb #4221d4ac
+# %% ../../nbs/use/05_command.ipynb #44676cb2
 class Terminated(KeyboardInterrupt):
     "SIGTERM, where Ctrl-C gives KeyboardInterrupt."
 
@@ -189,10 +191,10 @@ def terminable():
     finally:
         if in_main: signal.signal(signal.SIGTERM, before)
 
-def count_beside(progress, paths, kept=0): # Those that have a row
+def count_beside(progress, search, kept=0): # Those that have a row
     "Tell a progress how many photographs there are to score, from a second search that runs beside the scoring."
-    def count(): progress.total = sum(1 for _ in PhotographSearch(paths)) - kept
-    if '-' not in paths: threading.Thread(target=count, daemon=True).start()
+    def count(): progress.total = sum(1 for _ in PhotographSearch(search.paths, search.without)) - kept
+    if '-' not in search.paths: threading.Thread(target=count, daemon=True).start()
 
 def summary(tally, progress, search, out) -> str:
     "What became of all photographs, in one line."
@@ -243,7 +245,7 @@ def scored(scorer, ranks, paths, args, progress): # Yields rows and messages, se
     from hyperiqa_nb.use.at_workers import cluster_scorer
     return cluster_scorer(args, progress.note).each(paths)
 
-# %% ../../nbs/use/05_command.ipynb #a49d3714
+# %% ../../nbs/use/05_command.ipynb #047297fb
 def score_share(scorer, ranks) -> int: # Exit status
     "Score what the first of several processes deals out."
     from hyperiqa_nb.use.bulk import each_of
@@ -266,7 +268,7 @@ def run_scoring(args, ranks # From `score_parser`; `Ranks`
     for note in (launch_note(), model_line(model), unknown):
         if note: progress.note(note)
     extra = dict(model=model.checkpoint['name'], version=model.checkpoint['version'])
-    search, had = PhotographSearch(args.photographs), set()
+    search, had = PhotographSearch(args.photographs, [args.map] if args.map else []), set()
     printer = shown = Printer(args.format, 3 if unknown else 1)
     if args.sort or args.top: shown = Selection(args.sort != 'worst', args.top or 0)
     out = RowFile(args.out, [*COLUMNS, *extra]) if args.out else None
@@ -275,7 +277,8 @@ def run_scoring(args, ranks # From `score_parser`; `Ranks`
         had, last = resumed(out, extra, args, tally, shown)
         check_same(scorer, last, out)
     left = (path for path in search if written(path) not in had)
-    count_beside(progress, args.photographs, len(had))
+    count_beside(progress, search, len(had))
+    progress.begin()
     try:
         with terminable():
             score_all(scored(scorer, ranks, left, args, progress), extra, args, tally, progress, out, shown, maps)

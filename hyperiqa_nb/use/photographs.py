@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READ', 'PLUGINS', 'PACKAGE_OF', 'RAW', 'ending', 'looks_like_photograph', 'importable', 'register_readers',
-           'plugin_needed', 'refusal', 'standard_input', 'PhotographSearch', 'find_photographs']
+           'missing_reader', 'undecodable', 'refusal', 'standard_input', 'PhotographSearch', 'find_photographs']
 
 # %% ../../nbs/use/02_photographs.ipynb #1b487a3f
 import glob
@@ -28,7 +28,7 @@ def looks_like_photograph(name: str) -> bool:
     "By the end of its name; whether it can be read is another question."
     return ending(name) in READ or ending(name) in PLUGINS or ending(name) in RAW
 
-# %% ../../nbs/use/02_photographs.ipynb #916871c7
+# %% ../../nbs/use/02_photographs.ipynb #cb6a3e13
 def importable(module: str) -> bool:
     "Is a package installed, with all that it needs itself?"
     try: return bool(importlib.util.find_spec(module) and importlib.import_module(module))
@@ -39,16 +39,29 @@ def register_readers():
     if importable('pillow_heif'): sys.modules['pillow_heif'].register_heif_opener()
     importable('pillow_jxl') # It registers itself
 
-def plugin_needed(path: str) -> str: # What pip is asked for; '' for nothing
-    "What has to be installed to read a file, by its name and by its first bytes."
-    module = PLUGINS.get(ending(path), '')
-    try:
-        with open(path, 'rb') as file: start = file.read(12)
-    except OSError: start = b''
+def missing_reader(start: bytes, # The first twelve of a file
+                   name: str = '' # Of the file, where it has one
+                  ) -> str: # '' where nothing is missing
+    "What has to be installed to read a file, by its name and its first bytes; what is installed is registered."
+    module = PLUGINS.get(ending(name), '')
     if start[4:8] == b'ftyp' and start[8:11] in (b'hei', b'hev', b'mif', b'msf'): module = 'pillow_heif'
     if start[:12] == b'\0\0\0\x0cJXL \r\n\x87\n' or start[:2] == b'\xff\x0a': module = 'pillow_jxl'
-    if not module or importable(module): return ''
-    return ('--force-reinstall ' if importlib.util.find_spec(module) else '') + PACKAGE_OF[module]
+    if not module: return ''
+    if importable(module):
+        register_readers()
+        return ''
+    again = '--force-reinstall ' if importlib.util.find_spec(module) else ''
+    return f"needs a reader that is missing or broken: pip install {again}{PACKAGE_OF[module]}."
+
+def undecodable(path: str) -> str: # '' where nothing speaks against it
+    "Why a file cannot be decoded, seen by its name and its first bytes, and what helps."
+    if not os.path.isfile(path): return ''
+    if ending(path) in RAW:
+        return ("holds what the sensor recorded (RAW), which is no picture yet. Develop it to JPEG or TIFF, for "
+                "example with darktable or the camera's own program, and score that.")
+    try:
+        with open(path, 'rb') as file: return missing_reader(file.read(12), path)
+    except OSError: return '' # Said where it is decoded
 
 def refusal(path: str) -> str: # '' where nothing speaks against it
     "Why a path cannot be scored, seen without decoding it, and what helps."
@@ -60,13 +73,9 @@ def refusal(path: str) -> str: # '' where nothing speaks against it
         return "the folder holds no photograph (.jpg, .png, .tif and so on)."
     if not path: return "one of the names is empty: has a variable of your script no value?"
     if glob.has_magic(os.fspath(path)) and not os.path.lexists(path): return "no file has a name of this pattern."
-    if os.path.isfile(path) and ending(path) in RAW:
-        return ("holds what the sensor recorded (RAW), which is no picture yet. Develop it to JPEG or TIFF, for "
-                "example with darktable or the camera's own program, and score that.")
-    package = plugin_needed(path) if os.path.isfile(path) else ''
-    return f"needs a reader that is missing or broken: pip install {package}." if package else ''
+    return undecodable(path)
 
-# %% ../../nbs/use/02_photographs.ipynb #62b5bdf5
+# %% ../../nbs/use/02_photographs.ipynb #ca3cd890
 def standard_input(descriptor=0) -> str: # Yields the lines
     "The paths on standard input, one a line or each with a NUL behind it, as they come. Names need not be UTF-8."
     rest, end = b'', b'\n'
@@ -78,8 +87,8 @@ def standard_input(descriptor=0) -> str: # Yields the lines
 
 class PhotographSearch:
     "Iterates over the photographs that files, folders, patterns such as '*.jpg', and '-' for standard input stand for."
-    def __init__(self, paths):
-        self.paths = [os.fspath(path) for path in paths]
+    def __init__(self, paths, without=()): # Folders that are not searched
+        self.paths, self.without = [os.fspath(path) for path in paths], {os.path.realpath(path) for path in without}
         self.companions = 0 # `._` files that were left out
 
     def __iter__(self): # Of str; a folder without a photograph is given as it is, so that it can be named
@@ -104,11 +113,11 @@ class PhotographSearch:
 
     def folder(self, top):
         "The photographs of a folder and those below; the folder itself where there is none."
-        waiting, count, known = [top], 0, os.path.realpath(top) in self.folders
+        waiting, count, known = [top], 0, os.path.realpath(top) in self.folders | self.without
         while waiting:
             path = waiting.pop()
             real = os.path.realpath(path)
-            if real in self.folders: continue
+            if real in self.folders | self.without: continue
             self.folders.add(real)
             try: names, links, folders = self.entries(path)
             except OSError: # Named where it is read

@@ -234,7 +234,7 @@ class Selection:
         "In order; equal scores in the order in which they came."
         return [row for *_, row in sorted(self.heap, reverse=True)]
 
-# %% ../../nbs/use/04_rows.ipynb #4199de35
+# %% ../../nbs/use/04_rows.ipynb #1a3e7d08
 LOG_SECONDS = 30. # Between two lines of a log
 
 def shown_time(seconds: float) -> str: # Such as 1:02:03
@@ -250,6 +250,10 @@ class Progress:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.every, self.done, self.total = .1 if self.live else every, 0, None
+        self.begin()
+
+    def begin(self):
+        "What is timed begins here."
         self.start = self.said = time.monotonic()
 
     def passed(self) -> float: # Seconds

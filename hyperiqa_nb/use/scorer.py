@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_values', 'channels_last', 'on_white', 'fit_tensor', 'tensor_views', 'tensor_points', 'image_of', 'pixels_of',
-           'in_bytes', 'Scorer', 'load_scorer']
+           'in_bytes', 'are_names', 'Scorer', 'load_scorer']
 
-# %% ../../nbs/use/06_scorer.ipynb #b310382c
+# %% ../../nbs/use/06_scorer.ipynb #00cf7759
 import io
 from math import isqrt
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..core import InputError
 from ..data import NEAR, as_seen, crop_boxes, parse_crops, refuse_shape
 from ..models import DEFAULT_CHECKPOINT, OnnxModel, load_to_score
 from ..training import PASS_PIXELS
+from .photographs import missing_reader
 from .scoring import fit_pixels, read_photograph, score_pixels, scoring_protocol
 
 # %% ../../nbs/use/06_scorer.ipynb #d502aa0f
@@ -53,7 +54,7 @@ def channels_last(values, # (H, W), (H, W, C) or (C, H, W) array
     raise InputError(f"The shape {shape} is none of a photograph: pass (H, W), (H, W, C) or (C, H, W) "
                      "with 1, 3 or 4 channels, or several of one size, (B, H, W, C) or (B, C, H, W).")
 
-# %% ../../nbs/use/06_scorer.ipynb #990bf9d0
+# %% ../../nbs/use/06_scorer.ipynb #c5dc1de1
 def on_white(x: torch.Tensor # (B, C, H, W) float in [0, 1], C of 1, 3 or 4
             ): # (B, 3, H, W)
     "Grey as colours, and transparency laid on white, as the reader of files does it."
@@ -67,6 +68,8 @@ def fit_tensor(x: torch.Tensor, # (B, 3, H, W) float in [0, 1]
     height, width = x.shape[2:]
     short, least, most = min(height, width), protocol['crop_size'], protocol['side']
     if protocol['resize']: raise InputError("This model brings photographs to one shape: pass uint8, not float.")
+    try: refuse_shape(width, height)
+    except InputError as error: raise InputError(f"The photograph: {error}") from None
     if short >= least and not (most and short > NEAR * most): return x
     side = least if short < least else most
     size = [max(side, round(length * side / short)) for length in (height, width)]
@@ -98,34 +101,44 @@ def tensor_points(model, # In evaluation mode
     raw = torch.stack([model((view - mean) / std) for view in views])
     return (raw * (areas / areas.sum())[:, None]).sum(0) * protocol['scale'] + protocol['shift']
 
-# %% ../../nbs/use/06_scorer.ipynb #3a188c89
+# %% ../../nbs/use/06_scorer.ipynb #fbd68ee7
 def image_of(photograph # Bytes of a file, Pillow image, or uint8 array (H, W, C)
             ) -> Image.Image:
     "A photograph in memory as a Pillow image."
     if isinstance(photograph, Image.Image): return photograph
     if isinstance(photograph, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(photograph[:, :, 0] if photograph.shape[2] == 1 else photograph))
+    if missing := missing_reader(photograph[:12]): raise InputError(f"The picture {missing}")
     try: return Image.open(io.BytesIO(photograph))
     except OSError:
         raise InputError(f"The {len(photograph)} bytes are no picture that can be read: pass a whole JPEG or PNG file, "
                          "or pixels as an array.") from None
 
-def pixels_of(image: Image.Image, protocol: dict # Of `scoring_protocol`
+def pixels_of(photograph, protocol: dict # See `image_of`; of `scoring_protocol`
              ): # (H, W, 3) uint8
-    "A Pillow image as `read_photograph` would give its file."
+    "A photograph in memory as `read_photograph` would give its file."
+    image = image_of(photograph)
+    if image.mode == 'I' and not image.format:
+        raise InputError("The picture has grey values of 32 bits, and nothing says which of them is white: pass uint8.")
     try:
         refuse_shape(*image.size)
+        if image is photograph: image.load() # Whole: a JPEG that is reduced on the way stays so, for its owner too
         pixels = as_seen(image, 0 if protocol['resize'] else protocol['side'])
     except InputError as error: raise InputError(f"The photograph: {error}") from None
     except Exception as error: # Decoders raise all sorts of things
         raise InputError(f"The picture cannot be decoded ({str(error) or type(error).__name__}).") from None
     return fit_pixels(pixels, protocol)
 
-# %% ../../nbs/use/06_scorer.ipynb #c154bc92
+# %% ../../nbs/use/06_scorer.ipynb #08a07acc
 def in_bytes(x: torch.Tensor # uint8, or float in [0, 1]
             ) -> torch.Tensor: # uint8
     "The nearest bytes, for an exported file."
     return x if x.dtype == torch.uint8 else (x * 255).round().to(torch.uint8)
+
+def are_names(photographs) -> bool:
+    "A column of a table, or an array of text."
+    kind = getattr(getattr(photographs, 'dtype', None), 'kind', '')
+    return kind in ('O', 'U') and photographs.ndim == 1
 
 class Scorer:
     "Scores photographs of any kind: `scorer(photograph)`."
@@ -144,7 +157,7 @@ class Scorer:
         return tensor_points(self.model, self.protocol, x.to(next(self.model.parameters()).device, torch.float32))
 
     def of_file(self, path) -> float: return self.of_pixels(read_photograph(path, self.protocol), str(path))
-    def of_image(self, image) -> float: return self.of_pixels(pixels_of(image_of(image), self.protocol))
+    def of_image(self, image) -> float: return self.of_pixels(pixels_of(image, self.protocol))
     def of_pixels(self, pixels, name='photograph') -> float:
         return score_pixels(self.model, self.protocol, pixels, name=name).score
 
@@ -167,7 +180,7 @@ class Scorer:
     def __call__(self, photographs): # One, a list, or several of one size in an array or a tensor; colours as RGB
         "A float for one photograph, an array for several; for tensors a tensor, through which gradients pass."
         if torch.is_tensor(photographs): return self.of_tensor(photographs)
-        if isinstance(photographs, (list, tuple)) or getattr(photographs, 'ndim', 0) == 4:
+        if isinstance(photographs, (list, tuple)) or getattr(photographs, 'ndim', 0) == 4 or are_names(photographs):
             return np.array([float(self(one)) for one in photographs])
         if isinstance(photographs, (str, Path)): return self.of_file(photographs)
         if isinstance(photographs, np.ndarray): return self.of_array(photographs)

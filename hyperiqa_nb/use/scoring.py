@@ -6,14 +6,15 @@
 __all__ = ['scoring_protocol', 'read_photograph', 'fit_pixels', 'view_scores', 'PhotoScore', 'score_pixels', 'learned_from',
            'tested_figures', 'model_line', 'scale_line']
 
-# %% ../../nbs/use/01_scoring.ipynb #487b9e75
+# %% ../../nbs/use/01_scoring.ipynb #699f75e8
 import statistics
 from typing import NamedTuple
 
 from ..core import InputError
 from ..training import Recipe
+from .photographs import undecodable
 
-# %% ../../nbs/use/01_scoring.ipynb #875ec2a6
+# %% ../../nbs/use/01_scoring.ipynb #db119434
 def scoring_protocol(model, # From `load_model`
                      test_crops='', # See `parse_crops`; '' for the crops that the model was tested with
                      full_size=False # Do not reduce large photographs
@@ -34,8 +35,9 @@ def scoring_protocol(model, # From `load_model`
 def read_photograph(path, # A file
                     protocol: dict # Of `scoring_protocol`
                    ): # (H, W, 3) uint8
-    "A photograph as the model is to see it; an `InputError` names a file that cannot be used."
+    "A photograph as the model is to see it; an `InputError` names a file that cannot be used, and what helps."
     from hyperiqa_nb.data import load_image
+    if problem := undecodable(path): raise InputError(f"{path}: {problem}")
     return load_image(path, protocol['crop_size'], protocol['resize'], protocol['side'])
 
 def fit_pixels(pixels, # (H, W, 3) uint8, of any size
