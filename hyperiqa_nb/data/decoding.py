@@ -34,7 +34,8 @@ warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning) # `re
 TOO_LARGE = f"has more than {MOST_PIXELS // 10**6} million pixels. Scale it down, or cut out what is to be looked at."
 
 def refuse_shape(width, height):
-    "An `InputError` for a picture that is too large or too elongated."
+    "An `InputError` for a picture that is empty, too large or too elongated."
+    if not width * height: raise InputError('has no pixels.')
     if width * height > MOST_PIXELS: raise InputError(TOO_LARGE)
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise InputError(f"has {width} x {height} pixels, and one side is more than {MOST_ELONGATED} times the other. "

@@ -87,6 +87,7 @@ def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first
     table = contributions(one_training_each(predictions, mos, groups), metric)
     sign, own = -1 if metric == 'rmse' else 1, pd.DataFrame({name: figure(table, name) for name in names}).T
     ends = own[['low', 'high'] if sign > 0 else ['high', 'low']].set_axis(['low', 'high'], axis=1) * sign
+    if metric != 'rmse': ends = ends.clip(-1, 1) # Student's interval knows no end of a correlation
     shown = pd.concat([(own['mean'] * sign).rename('value'), ends], axis=1).astype(float)
     rows = pd.DataFrame({name: difference(table, name, names[0]) for name in names[1:]}).T.infer_objects()
     if rows.empty: return shown
