@@ -23,7 +23,7 @@ from .numerics import NUMERICS, environment
 from .plan import PHOTO_KEYS, PlannedRun
 
 # %% ../../nbs/runs/03_records.ipynb #a1100840
-SPLIT = ['dataset', 'split_id', 'seed']
+SPLIT = PHOTO_KEYS[:3] # dataset, split_id, seed
 KEYS = {'predictions': PHOTO_KEYS, 'curves': ['run_id', 'epoch'], # In the order of writing
         'metrics': ['run_id', 'split', 'test_crops', 'metric', 'value'], 'runs': ['run_id', 'variant']}
 

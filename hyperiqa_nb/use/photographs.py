@@ -111,13 +111,16 @@ class PhotographSearch:
         self.files.add(real)
         return True
 
+    def is_out(self, real) -> bool: # A folder that was searched before, or is not to be
+        return real in self.folders or real in self.without
+
     def folder(self, top):
         "The photographs of a folder and those below; the folder itself where there is none."
-        waiting, count, known = [top], 0, os.path.realpath(top) in self.folders | self.without
+        waiting, count, known = [top], 0, self.is_out(os.path.realpath(top))
         while waiting:
             path = waiting.pop()
             real = os.path.realpath(path)
-            if real in self.folders | self.without: continue
+            if self.is_out(real): continue
             self.folders.add(real)
             try: names, links, folders = self.entries(path)
             except OSError: # Named where it is read
