@@ -128,7 +128,7 @@ def in_words(rows, known, # Of `contrasts`, with variant and against; of `known_
     table = pd.DataFrame(found, columns=list(dict.fromkeys([*rows, *nothing])))
     return verdicts(table.astype(dict(se=float, df=float, mean=float)), least, most, kind)
 
-# %% ../../nbs/evidence/06_comparisons.ipynb #b8df6bfd
+# %% ../../nbs/evidence/06_comparisons.ipynb #ce008766
 def again_rows(known) -> pd.DataFrame: # In the form of `contrasts`; empty without such variants
     "Every variant that was trained again, against itself."
     found = known[known.variant.str.endswith(AGAIN) & (known.baseline + AGAIN == known.variant)]
@@ -142,10 +142,10 @@ def again_lines(known) -> list: # Of str
     "What the rule says where there is nothing to be seen."
     lines = [f"**A against A**: `{r.other}` is `{r.baseline}` trained again with other seeds: {signed(r.mean)} "
              f"({from_to(r.low, r.high)}), {r.verdict}." for r in in_words(again_rows(known), known).itertuples()]
-    for r in known[(known.baseline == '') & (known.divisions > 0)].itertuples():
-        lines.append(f"Of {r.divisions:.0f} divisions of `{r.variant}`'s repeats into halves the rule tells "
-                     f"{r.told_apart:.0f} apart.")
-    return lines
+    halved = known[(known.baseline == '') & (known.divisions > 0)]
+    if halved.empty: return lines
+    apart = [f'`{r.variant}` {r.told_apart:.0f} of {r.divisions:.0f}' for r in halved.itertuples()]
+    return lines + [f"Of all divisions of a variant's repeats into halves the rule tells apart: {', '.join(apart)}."]
 
 # %% ../../nbs/evidence/06_comparisons.ipynb #f84c9e3f
 def word_lines(table) -> list: # Of str; of `in_words`
