@@ -57,7 +57,7 @@ def align(predictions, images, path): # Series; names of the test images; for me
                          f"such as '{absent[0]}'.")
     return known.reindex(wanted).to_numpy()
 
-# %% ../../nbs/evidence/15_predictions.ipynb #d807361e
+# %% ../../nbs/evidence/15_predictions.ipynb #9f5dca1c
 def one_training_each(predictions: dict, mos, # Name -> (N,); (N,)
                       groups=None): # (N,) contents; gives a table as `test_scores`
     "Predictions of the same photographs as scores of as many variants."
@@ -80,8 +80,8 @@ def compare_predictions(predictions: dict, # Name -> (N,) predictions; the first
     mos, names = np.asarray(mos, float), list(predictions)
     contents = len(mos) if groups is None else len(set(groups))
     if contents < LEAST_CONTENTS:
-        raise InputError(f"The {len(mos)} photographs show {contents} contents, and an interval needs "
-                         f"at least {LEAST_CONTENTS}: predict more of them, or the test part of another dataset.")
+        raise InputError(f"Photographs: {len(mos)}, contents that they show: {contents}. An interval needs at least "
+                         f"{LEAST_CONTENTS} contents: predict more of them, or the test part of another dataset.")
     if constant := [name for name in names if is_constant(np.asarray(predictions[name], float))]:
         raise InputError(f"All predictions of {constant[0]} are the same: a correlation has no value and no interval.")
     table = contributions(one_training_each(predictions, mos, groups), metric)
